@@ -1,0 +1,105 @@
+//! Tests of the mailbox that need no model: which buffer is where, and the waits with a clock.
+
+use super::*;
+
+const fn assert_send<T: Send>() {}
+const _: () = assert_send::<Publisher<Cell<u8>>>();
+const _: () = assert_send::<Taker<Cell<u8>>>();
+
+#[test]
+fn the_three_buffers_go_round() {
+    let (mut publisher, mut taker) = mailbox("a", "b", "c");
+    assert_eq!(publisher.publish(), Published::Handed);
+    assert_eq!(*publisher.filling(), "b");
+    assert_eq!(taker.try_take(), Taken::Batch { more: false });
+    assert_eq!(*taker.taken(), "a");
+    assert_eq!(publisher.publish(), Published::Handed);
+    assert_eq!(*publisher.filling(), "c", "the one the taker gave back");
+    assert_eq!(taker.try_take(), Taken::Batch { more: false });
+    assert_eq!(*taker.taken(), "b");
+    assert_eq!(taker.try_take(), Taken::Nothing);
+    assert_eq!(publisher.epoch(), 2);
+}
+
+#[test]
+fn a_full_mailbox_leaves_the_residue_with_the_publisher_and_says_more_once() {
+    let (mut publisher, mut taker) = mailbox(vec![1], vec![], vec![]);
+    assert_eq!(publisher.publish(), Published::Handed);
+    publisher.filling().push(2);
+    assert_eq!(publisher.publish(), Published::Residue);
+    publisher.filling().push(3);
+    assert_eq!(publisher.publish(), Published::Residue);
+    assert_eq!(publisher.epoch(), 1);
+    assert_eq!(taker.try_take(), Taken::Batch { more: true });
+    assert_eq!(mem::take(taker.taken()), [1]);
+    assert_eq!(taker.try_take(), Taken::Nothing);
+    assert_eq!(publisher.publish(), Published::Handed);
+    assert!(!taker.take());
+    assert_eq!(mem::take(taker.taken()), [2, 3]);
+}
+
+#[test]
+fn a_wait_that_timed_out_leaves_nothing_behind() {
+    let (mut publisher, mut taker) = mailbox(0, 0, 0);
+    assert_eq!(taker.take_timeout(Duration::ZERO), Taken::Nothing);
+    assert_eq!(taker.take_timeout(Duration::from_millis(2)), Taken::Nothing);
+    assert_eq!(publisher.shared.word.load(Relaxed), 0);
+    assert_eq!(publisher.publish(), Published::Handed);
+    assert_eq!(taker.take_timeout(Duration::ZERO), Taken::Batch { more: false });
+    assert_eq!(publisher.publish(), Published::Handed);
+    assert_eq!(taker.take_timeout(Duration::MAX), Taken::Batch { more: false });
+}
+
+#[test]
+fn a_taker_that_moved_is_woken_where_it_is() {
+    let (mut publisher, mut taker) = mailbox(0, 0, 0);
+    assert_eq!(taker.take_timeout(Duration::ZERO), Taken::Nothing);
+    let waiting = thread::spawn(move || taker.take());
+    while publisher.shared.word.load(Relaxed) != WAIT {
+        thread::yield_now();
+    }
+    assert_eq!(publisher.publish(), Published::Handed);
+    assert!(!waiting.join().unwrap());
+}
+
+#[test]
+fn an_unpark_from_elsewhere_is_no_batch() {
+    let (mut publisher, mut taker) = mailbox(0, 0, 0);
+    let waiting = thread::spawn(move || taker.take());
+    for _ in 0..100 {
+        waiting.thread().unpark();
+        thread::yield_now();
+    }
+    assert_eq!(publisher.publish(), Published::Handed);
+    assert!(!waiting.join().unwrap());
+}
+
+#[test]
+fn stress_nothing_is_lost_and_nothing_comes_twice() {
+    const ITEMS: u32 = if cfg!(miri) { 300 } else { 200_000 };
+    let (mut publisher, mut taker) = mailbox(vec![], vec![], vec![]);
+    let publishing = thread::spawn(move || {
+        for item in 0..ITEMS {
+            publisher.filling().push(item);
+            let _ = publisher.publish();
+        }
+        while !publisher.peek().is_empty() && publisher.publish() == Published::Residue {
+            thread::yield_now();
+        }
+        publisher.epoch()
+    });
+    let (mut next, mut batches) = (0, 0);
+    while next < ITEMS {
+        if batches % 3 == 0 {
+            let _ = taker.take();
+        } else if taker.take_timeout(Duration::from_micros(50)) == Taken::Nothing {
+            continue;
+        }
+        batches += 1;
+        for item in taker.taken().drain(..) {
+            assert_eq!(item, next);
+            next += 1;
+        }
+    }
+    assert_eq!(publishing.join().unwrap(), batches);
+}
