@@ -1,0 +1,47 @@
+//! Waker over a pipe, for systems without an eventfd; on Linux with `--cfg gaio_pipe_waker`.
+//!
+//! A pipe must be emptied. A full one takes no further byte, and without a byte there is no edge: the wake would be
+//! lost. So [`Waker::drain`] comes after the waker's event and before one looks at the work: a wake that found the
+//! pipe full is then covered by the drain that is still to come.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::{read, retry_on_intr, write};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::epoll::Selector;
+
+/// Ends the selector's sleep from any thread.
+#[derive(Debug)]
+pub(crate) struct Waker {
+    reader: OwnedFd,
+    writer: OwnedFd,
+}
+
+impl Waker {
+    /// Registers with `selector` under `token`.
+    pub(crate) fn new(selector: &Selector, token: u64) -> io::Result<Self> {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        selector.register_waker(reader.as_fd(), token)?;
+        Ok(Self { reader, writer })
+    }
+
+    /// Ends the current sleep, or the next one. Never blocks.
+    pub(crate) fn wake(&self) {
+        // EAGAIN is success: a full pipe has an event that is not yet fetched, or a drain that is not yet done.
+        // EPIPE, and with it SIGPIPE, can't be: the reader is ours.
+        let _ = retry_on_intr(|| write(&self.writer, &[1]));
+    }
+
+    /// Empties the pipe.
+    pub(crate) fn drain(&self) {
+        // Usually one byte, since a gate lets one wake through per park: one read tells, because it comes back short.
+        let mut sink = [0_u8; 64];
+        while let Ok(sink_len) = retry_on_intr(|| read(&self.reader, &mut sink)) {
+            if sink_len < sink.len() {
+                return;
+            }
+        }
+    }
+}
