@@ -125,3 +125,118 @@ fn not_a_socket(fd: &Socket) -> &'static str {
         _ => "not a socket",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, UdpSocket};
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+    use std::time::Duration;
+
+    use rustix::fs::{OFlags, fcntl_getfl};
+    use rustix::io::fcntl_getfd;
+    use rustix::net::{SocketFlags, socket_with};
+
+    use super::super::net::tests::tcp_pair;
+    use super::super::net::{recv_slice, reset_on_close};
+    use super::*;
+
+    fn flags(socket: &Socket) -> (bool, bool) {
+        let non_blocking = fcntl_getfl(socket).unwrap().contains(OFlags::NONBLOCK);
+        (non_blocking, fcntl_getfd(socket).unwrap().contains(FdFlags::CLOEXEC))
+    }
+
+    /// A socket as it comes from code that cares for no flag.
+    fn bare(family: AddressFamily, socket_type: SocketType) -> Socket {
+        socket_with(family, socket_type, SocketFlags::empty(), None).unwrap()
+    }
+
+    fn assert_left_alone(socket: &Socket, expected: Kind) {
+        fcntl_setfd(socket, FdFlags::empty()).unwrap();
+        assert_eq!(adopt(socket).unwrap().kind, expected);
+        assert_eq!(flags(socket), (false, false), "{expected:?}");
+    }
+
+    #[test]
+    fn connections_are_made_fit() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let tcp = bare(AddressFamily::INET, SocketType::STREAM);
+        rustix::net::connect(&tcp, &addr).unwrap();
+        let udp = bare(AddressFamily::INET, SocketType::DGRAM);
+        let udp_peer = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        rustix::net::connect(&udp, &udp_peer).unwrap();
+        let (unix, _theirs) = UnixStream::pair().unwrap();
+        let (datagram, _theirs) = UnixDatagram::pair().unwrap();
+        for (socket, kind, peer) in [
+            (tcp, Kind::TcpStream, Some(addr)),
+            (udp, Kind::Datagram, Some(udp_peer)),
+            (unix.into(), Kind::UnixStream, None),
+            (datagram.into(), Kind::Datagram, None),
+        ] {
+            fcntl_setfd(&socket, FdFlags::empty()).unwrap();
+            assert_eq!(flags(&socket), (false, false));
+            let inspected = adopt(&socket).unwrap();
+            assert_eq!((inspected.kind, inspected.peer, inspected.linger), (kind, peer, None));
+            assert_eq!(flags(&socket), (true, true), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_connection_is_told_and_left_alone() {
+        let file = std::fs::File::open("Cargo.toml").unwrap();
+        assert_left_alone(&file.into(), Kind::Other("a regular file"));
+        let (pipe, _writer) = rustix::pipe::pipe().unwrap();
+        assert_left_alone(&pipe, Kind::Other("a pipe"));
+        assert_left_alone(&std::fs::File::open("/").unwrap().into(), Kind::Other("a directory"));
+        let sequenced = bare(AddressFamily::UNIX, SocketType::SEQPACKET);
+        assert_left_alone(&sequenced, Kind::Other("a sequenced-packet socket"));
+        assert_left_alone(&TcpListener::bind("127.0.0.1:0").unwrap().into(), Kind::TcpListener);
+        assert_left_alone(&UdpSocket::bind("127.0.0.1:0").unwrap().into(), Kind::UnconnectedDatagram);
+        assert_left_alone(&UnixDatagram::unbound().unwrap().into(), Kind::UnconnectedDatagram);
+        assert_left_alone(&bare(AddressFamily::INET6, SocketType::STREAM), Kind::UnconnectedStream);
+        assert_left_alone(&bare(AddressFamily::UNIX, SocketType::STREAM), Kind::UnconnectedStream);
+    }
+
+    #[test]
+    fn listeners_are_made_fit_where_they_are_wanted() {
+        let tcp = Socket::from(TcpListener::bind("127.0.0.1:0").unwrap());
+        let unix = bare(AddressFamily::UNIX, SocketType::STREAM);
+        rustix::net::bind(&unix, &rustix::net::SocketAddrUnix::new_unnamed()).unwrap();
+        rustix::net::listen(&unix, 1).unwrap();
+        for (socket, kind) in [(tcp, Kind::TcpListener), (unix, Kind::UnixListener)] {
+            assert_left_alone(&socket, kind);
+            assert_eq!(adopt_listener(&socket).unwrap().kind, kind);
+            assert_eq!(flags(&socket), (true, true));
+        }
+        let (stream, _theirs) = UnixStream::pair().unwrap();
+        let stream = Socket::from(stream);
+        assert_eq!(adopt_listener(&stream).unwrap().kind, Kind::UnixStream);
+        assert_eq!(flags(&stream), (false, true), "a stream is none of its business");
+    }
+
+    #[test]
+    fn a_positive_linger_is_told_and_switched_off() {
+        let (socket, _theirs) = tcp_pair();
+        let half_a_minute = Duration::from_secs(30);
+        sockopt::set_socket_linger(&socket, Some(half_a_minute)).unwrap();
+        assert_eq!(adopt(&socket).unwrap().linger, Some(half_a_minute));
+        assert_eq!(sockopt::socket_linger(&socket), Ok(None));
+        assert_eq!(adopt(&socket).unwrap().linger, None);
+        // Zero means that its owner wants an RST at the close, and a close with it does not wait.
+        sockopt::set_socket_linger(&socket, Some(Duration::ZERO)).unwrap();
+        assert_eq!(adopt(&socket).unwrap().linger, None);
+        assert_eq!(sockopt::socket_linger(&socket), Ok(Some(Duration::ZERO)));
+    }
+
+    #[test]
+    fn a_connection_that_was_reset_before_is_still_one() {
+        let (ours, theirs) = tcp_pair();
+        reset_on_close(&theirs);
+        drop(theirs);
+        // The RST is there when the read side hangs up.
+        poll(&mut [PollFd::from_borrowed_fd(ours.as_fd(), PollFlags::RDHUP)], None).unwrap();
+        assert_eq!(getpeername(&ours).err(), Some(Errno::NOTCONN));
+        assert_eq!(adopt(&ours).unwrap().kind, Kind::TcpStream);
+        assert_eq!(recv_slice(&ours, &mut [0; 1]), Err(Errno::CONNRESET), "the error is still to be told");
+    }
+}

@@ -38,3 +38,39 @@ fn ranges(set: &CpuSet) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_is_pinned_to_an_allowed_cpu_and_to_no_other() {
+        // In a thread of its own: the pin stays with it and dies with it.
+        let pinned = thread::spawn(|| {
+            let allowed = sched_getaffinity(None).unwrap();
+            let cpu = (0..CpuSet::MAX_CPU).find(|cpu| allowed.is_set(*cpu)).unwrap();
+            pin_current_thread(cpu).unwrap();
+            (cpu, ranges(&sched_getaffinity(None).unwrap()))
+        });
+        let (cpu, after) = pinned.join().unwrap();
+        assert_eq!(after, cpu.to_string());
+    }
+
+    #[test]
+    fn a_cpu_outside_the_set_is_refused_with_the_set_in_words() {
+        let refused = pin_current_thread(usize::MAX).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+        let allowed = ranges(&sched_getaffinity(None).unwrap());
+        assert!(refused.to_string().ends_with(&allowed), "{refused}");
+    }
+
+    #[test]
+    fn ranges_read_like_the_kernels() {
+        let mut set = CpuSet::new();
+        assert_eq!(ranges(&set), "");
+        [0, 1, 2, 5, 7, 8, CpuSet::MAX_CPU - 1].into_iter().for_each(|cpu| set.set(cpu));
+        assert_eq!(ranges(&set), format!("0-2,5,7-8,{}", CpuSet::MAX_CPU - 1));
+    }
+}

@@ -67,3 +67,47 @@ impl Reserve {
 fn placeholder() -> Result<OwnedFd, Errno> {
     socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use rustix::fs::{OFlags, fcntl_getfl};
+    use rustix::io::{FdFlags, fcntl_getfd};
+
+    use super::super::net::{local_addr, peer_addr};
+    use super::*;
+
+    #[test]
+    fn what_is_accepted_is_born_non_blocking_closed_on_exec_and_without_delay() {
+        let listener = listen_tcp("127.0.0.1:0".parse().unwrap(), 16).unwrap();
+        assert_eq!(accept(&listener).err(), Some(Errno::AGAIN));
+        let client = TcpStream::connect(local_addr(&listener).unwrap()).unwrap();
+        let (socket, peer) = accept(&listener).unwrap();
+        assert_eq!(peer, client.local_addr().ok());
+        assert_eq!(peer, peer_addr(&socket));
+        for fd in [&listener, &socket] {
+            assert!(fcntl_getfl(fd).unwrap().contains(OFlags::NONBLOCK));
+            assert!(fcntl_getfd(fd).unwrap().contains(FdFlags::CLOEXEC));
+            assert!(sockopt::tcp_nodelay(fd).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_port_in_use_is_refused() {
+        let listener = listen_tcp("[::1]:0".parse().unwrap(), 16).unwrap();
+        let taken = listen_tcp(local_addr(&listener).unwrap(), 16).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn the_reserve_is_given_up_and_taken_again() {
+        let mut reserve = Reserve::new().unwrap();
+        assert!(reserve.restore());
+        reserve.release();
+        reserve.release();
+        assert!(reserve.held.is_none());
+        assert!(reserve.restore());
+        assert!(fcntl_getfd(reserve.held.as_ref().unwrap()).unwrap().contains(FdFlags::CLOEXEC));
+    }
+}

@@ -9,7 +9,7 @@
 //! | name | what it promises |
 //! |---|---|
 //! | `Socket` | one owned descriptor, closed by its drop |
-//! | `now()` | monotonic nanoseconds; never 0 twice for different instants, never backwards |
+//! | `now()` | monotonic nanoseconds |
 //! | `Selector::register` | once per socket, both directions and urgent data, edge-triggered; the current state is the first edge |
 //! | `Selector::deregister` | before the close; afterwards no event carries the token, except one that was fetched already |
 //! | `Selector::wait` | empties `out`, then up to [`MAX_EVENTS`] events; returns with none when a signal came: the caller computes its deadline anew |
@@ -28,7 +28,7 @@
 //! - **TCP**: a read that filled less than its buffer has emptied the queue, and what comes later raises a new edge.
 //!   The exception is an urgent mark (`MSG_OOB`): a read stops in front of it although there is more behind. This is
 //!   why [`Bits::PRIORITY`] is registered: whoever has seen it reads on to EAGAIN.
-//! - **AF_UNIX**: a read stops where passed descriptors (`SCM_RIGHTS`) begin and end, with more behind it and no
+//! - **AF_UNIX**: a read stops behind a message that passed descriptors (`SCM_RIGHTS`), with more behind it and no
 //!   edge to come. There one reads to EAGAIN, always.
 //! - **Hang-up**: a short read says nothing about the FIN behind the data, which may share its edge. After
 //!   [`Bits::HANGUP`] one reads on to EAGAIN, to 0 or to an error.

@@ -37,3 +37,49 @@ impl Waker {
     #[allow(clippy::unused_self, reason = "the contract: a pipe has something to read here")]
     pub(crate) fn drain(&self) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::thread;
+
+    use super::super::{Bits, Readiness};
+    use super::*;
+
+    const EVENT: Readiness = Readiness { token: 9, bits: Bits::READABLE };
+
+    fn poll(selector: &mut Selector) -> Vec<Readiness> {
+        let mut out = Vec::new();
+        selector.wait(&mut out, Some(0)).unwrap();
+        out
+    }
+
+    #[test]
+    fn a_wake_from_another_thread_ends_a_sleep_for_ever() {
+        let mut selector = Selector::new().unwrap();
+        let waker = Arc::new(Waker::new(&selector, 9).unwrap());
+        let mut out = Vec::new();
+        for _ in 0..100 {
+            let remote = Arc::clone(&waker);
+            let thread = thread::spawn(move || remote.wake());
+            selector.wait(&mut out, None).unwrap();
+            assert_eq!(out, [EVENT]);
+            waker.drain();
+            thread.join().unwrap();
+        }
+        assert_eq!(poll(&mut selector), []);
+    }
+
+    #[test]
+    fn wakes_before_the_wait_are_one_event_and_the_next_one_another() {
+        let mut selector = Selector::new().unwrap();
+        let waker = Waker::new(&selector, 9).unwrap();
+        assert_eq!(poll(&mut selector), []);
+        (0..3).for_each(|_| waker.wake());
+        assert_eq!(poll(&mut selector), [EVENT]);
+        waker.drain();
+        assert_eq!(poll(&mut selector), []);
+        waker.wake();
+        assert_eq!(poll(&mut selector), [EVENT]);
+    }
+}

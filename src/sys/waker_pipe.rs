@@ -45,3 +45,63 @@ impl Waker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::thread;
+
+    use super::super::{Bits, Readiness};
+    use super::*;
+
+    const EVENT: Readiness = Readiness { token: 9, bits: Bits::READABLE };
+
+    fn poll(selector: &mut Selector) -> Vec<Readiness> {
+        let mut out = Vec::new();
+        selector.wait(&mut out, Some(0)).unwrap();
+        out
+    }
+
+    #[test]
+    fn a_wake_from_another_thread_ends_a_sleep_for_ever() {
+        let mut selector = Selector::new().unwrap();
+        let waker = Arc::new(Waker::new(&selector, 9).unwrap());
+        let mut out = Vec::new();
+        for _ in 0..100 {
+            let remote = Arc::clone(&waker);
+            let thread = thread::spawn(move || remote.wake());
+            selector.wait(&mut out, None).unwrap();
+            assert_eq!(out, [EVENT]);
+            waker.drain();
+            thread.join().unwrap();
+        }
+        assert_eq!(poll(&mut selector), []);
+    }
+
+    #[test]
+    fn wakes_before_the_wait_are_one_event_and_the_next_one_another() {
+        let mut selector = Selector::new().unwrap();
+        let waker = Waker::new(&selector, 9).unwrap();
+        assert_eq!(poll(&mut selector), []);
+        (0..3).for_each(|_| waker.wake());
+        assert_eq!(poll(&mut selector), [EVENT]);
+        waker.drain();
+        assert_eq!(poll(&mut selector), []);
+        waker.wake();
+        assert_eq!(poll(&mut selector), [EVENT]);
+    }
+
+    #[test]
+    fn a_full_pipe_takes_wakes_and_wakes_again_once_drained() {
+        let mut selector = Selector::new().unwrap();
+        let waker = Waker::new(&selector, 9).unwrap();
+        // A pipe holds 64 KiB here; what matters is that it is more than full.
+        (0..100_000).for_each(|_| waker.wake());
+        assert_eq!(write(&waker.writer, &[1]), Err(rustix::io::Errno::AGAIN), "the pipe is full");
+        assert_eq!(poll(&mut selector), [EVENT]);
+        waker.drain();
+        assert_eq!(read(&waker.reader, &mut [0; 1]), Err(rustix::io::Errno::AGAIN), "the pipe is empty");
+        waker.wake();
+        assert_eq!(poll(&mut selector), [EVENT]);
+    }
+}
