@@ -8,8 +8,8 @@
 #[cfg(not(loom))]
 mod imp {
     pub(crate) use std::cell::Cell;
-    pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
-    pub(crate) use std::sync::{Arc, Mutex};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize};
+    pub(crate) use std::sync::{Arc, Condvar, Mutex};
     pub(crate) use std::thread;
 
     /// `std`'s cell with loom's interface: the pointer is lent to a closure, so that a model can see both ends of
@@ -64,8 +64,8 @@ mod imp {
     use std::sync::atomic::Ordering;
 
     pub(crate) use loom::cell::{Cell, UnsafeCell};
-    pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
-    pub(crate) use loom::sync::{Arc, Mutex};
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize};
+    pub(crate) use loom::sync::{Arc, Condvar, Mutex};
     pub(crate) use loom::thread;
 
     macro_rules! thread_cell {
@@ -98,4 +98,5 @@ mod imp {
     pub(crate) use {order, thread_cell};
 }
 
+pub(crate) use core::sync::atomic::Ordering;
 pub(crate) use imp::*;

@@ -30,7 +30,7 @@
 use std::collections::VecDeque;
 use std::io;
 
-use crate::handoff::gate::Keeper;
+use crate::handoff::Keeper;
 use crate::limits::Limits;
 use crate::sync::Arc;
 use crate::sys::{self, Errno, Readiness, Selector, Socket};

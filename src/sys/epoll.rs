@@ -16,7 +16,7 @@ use rustix::event::{Timespec, epoll};
 use super::{Bits, Errno, MAX_EVENTS, Readiness};
 
 /// One owned descriptor.
-pub(crate) type Socket = OwnedFd;
+pub type Socket = OwnedFd;
 
 const NANOS_PER_MILLI: u64 = 1_000_000;
 

@@ -61,10 +61,11 @@ mod waker_pipe;
 mod backend {
     pub(crate) use super::adopt::{adopt, adopt_listener};
     pub(crate) use super::affinity::pin_current_thread;
-    pub(crate) use super::epoll::{Selector, Socket, now};
+    pub use super::epoll::Socket;
+    pub(crate) use super::epoll::{Selector, now};
     pub(crate) use super::listener::{Reserve, accept, listen_tcp};
     pub(crate) use super::net::{
-        local_addr, peer_addr, recv_slice, recv_vec, reset_on_close, send, set_nodelay, shutdown_write,
+        local_addr, peek, peer_addr, recv_slice, recv_vec, reset_on_close, send, set_nodelay, shutdown_write,
     };
     #[cfg(not(gaio_pipe_waker))]
     pub(crate) use super::waker_eventfd::Waker;
@@ -72,7 +73,11 @@ mod backend {
     pub(crate) use super::waker_pipe::Waker;
 }
 
-pub(crate) use backend::*;
+pub use backend::Socket;
+pub(crate) use backend::{
+    Reserve, Selector, Waker, accept, adopt, adopt_listener, listen_tcp, local_addr, now, peek, peer_addr,
+    pin_current_thread, recv_slice, recv_vec, reset_on_close, send, set_nodelay, shutdown_write,
+};
 
 /// The most events one `Selector::wait` hands out; the rest stays in the kernel and comes with the next.
 pub(crate) const MAX_EVENTS: usize = 1024;

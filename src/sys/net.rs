@@ -32,6 +32,12 @@ pub(crate) fn recv_slice(socket: &Socket, buf: &mut [u8]) -> Result<usize, Errno
     retry_on_intr(|| rustix::net::recv(socket, &mut *buf, RecvFlags::empty())).map(|(_, len)| len)
 }
 
+/// Is there something to receive? How many bytes of a small look, 0 at the end of the stream; nothing is taken.
+pub(crate) fn peek(socket: &Socket) -> Result<usize, Errno> {
+    let mut look = [0; 1];
+    retry_on_intr(|| rustix::net::recv(socket, &mut look, RecvFlags::PEEK)).map(|(_, len)| len)
+}
+
 /// Sends the slices as one run of bytes (on a datagram socket: as one datagram) and says how many went.
 ///
 /// At most [`super::MAX_SLICES`] slices. MSG_NOSIGNAL is why this is never a `writev`: a broken connection must not

@@ -16,7 +16,7 @@ use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 
 use crate::error::{SubmitError, SubmitErrorKind};
-use crate::handoff::handles::{Counted, Handle};
+use crate::handoff::{Counted, Handle};
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::watcher::op::{Body, Op, Single, Submission, Then, Write};
 use crate::watcher::outcome::Payload;

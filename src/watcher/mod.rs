@@ -12,9 +12,7 @@ use std::time::Duration;
 
 use crate::error::WaitError;
 use crate::event_loop::{self, EventLoop};
-use crate::handoff::gate::gate;
-use crate::handoff::mailbox::{Taken, Taker, mailbox};
-use crate::handoff::ring::ring;
+use crate::handoff::{Taken, Taker, gate, mailbox, ring};
 use crate::limits::Options;
 use crate::sync::{Arc, thread};
 use crate::sys::{self, Selector, Waker};
@@ -134,7 +132,7 @@ impl<C: Send + 'static> Watcher<C> {
     /// # Errors
     /// `Closed` once the loop was shut down and everything has been handed out; `LoopFailed` likewise after a panic.
     pub fn wait(&mut self) -> Result<Batch<'_, C>, WaitError> {
-        self.fetch(Taker::take)?;
+        self.fetch(|taker| Taken::Batch { more: taker.take() })?;
         Ok(Batch::new(self.taker.taken()))
     }
 

@@ -18,10 +18,7 @@ use std::time::Duration;
 
 use crate::error::{DelegateError, DelegateErrorKind, SubmitError, SubmitErrorKind};
 use crate::event_loop::counters::{Counters, Snapshot};
-use crate::handoff::gate::Raiser;
-use crate::handoff::handles::Returns;
-use crate::handoff::local::{ThreadBound, on_loop_thread};
-use crate::handoff::ring::{Producer, PushError};
+use crate::handoff::{Producer, PushError, Raiser, Returns, ThreadBound, on_loop_thread};
 use crate::limits::Limits;
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering};
 use crate::sys::{self, Kind, Socket, Waker};
