@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `Socket` | one owned descriptor, closed by its drop |
 //! | `now()` | monotonic nanoseconds |
+//! | `carry` | wraps the body of a thread that is about to be spawned; the simulated system takes its world along by it |
 //! | `Selector::register` | once per socket, both directions and urgent data, edge-triggered; the current state is the first edge |
 //! | `Selector::deregister` | before the close; afterwards no event carries the token, except one that was fetched already |
 //! | `Selector::wait` | empties `out`, then up to [`MAX_EVENTS`] events; returns with none when a signal came: the caller computes its deadline anew |
@@ -57,11 +58,19 @@ mod waker_eventfd;
 #[cfg(all(not(any(loom, gaio_sim)), any(test, gaio_pipe_waker)))]
 mod waker_pipe;
 
+// Public, as `gaio::sim`, in the builds that run on it; in an ordinary test build it is only tested.
+#[cfg(any(loom, gaio_sim, test))]
+#[allow(unreachable_pub, reason = "reachable in some of the builds that have it")]
+pub mod sim;
+
+#[cfg(any(loom, gaio_sim))]
+use sim as backend;
+
 #[cfg(not(any(loom, gaio_sim)))]
 mod backend {
     pub(crate) use super::adopt::{adopt, adopt_listener};
     pub(crate) use super::affinity::pin_current_thread;
-    pub(crate) use super::epoll::{Selector, Socket, now};
+    pub(crate) use super::epoll::{Selector, Socket, carry, now};
     pub(crate) use super::listener::{Reserve, accept, listen_tcp};
     pub(crate) use super::net::{
         local_addr, peer_addr, recv_slice, recv_vec, reset_on_close, send, set_nodelay, shutdown_write,
@@ -72,7 +81,10 @@ mod backend {
     pub(crate) use super::waker_pipe::Waker;
 }
 
-pub(crate) use backend::*;
+pub(crate) use backend::{
+    Reserve, Selector, Socket, Waker, accept, adopt, adopt_listener, carry, listen_tcp, local_addr, now, peer_addr,
+    pin_current_thread, recv_slice, recv_vec, reset_on_close, send, set_nodelay, shutdown_write,
+};
 
 /// The most events one `Selector::wait` hands out; the rest stays in the kernel and comes with the next.
 pub(crate) const MAX_EVENTS: usize = 1024;
