@@ -10,10 +10,10 @@
 //! |---|---|
 //! | `Socket` | one owned descriptor, closed by its drop |
 //! | `now()` | monotonic nanoseconds |
-//! | `carry` | wraps the body of a thread that is about to be spawned; the simulated system takes its world along by it |
-//! | `Selector::register` | once per socket, both directions and urgent data, edge-triggered; the current state is the first edge |
-//! | `Selector::deregister` | before the close; afterwards no event carries the token, except one that was fetched already |
-//! | `Selector::wait` | empties `out`, then up to [`MAX_EVENTS`] events; returns with none when a signal came: the caller computes its deadline anew |
+//! | `carry` | wraps the body of a thread to be spawned, so that a simulated world goes with it |
+//! | `Selector::register` | once per socket, for everything, edge-triggered; the current state is the first edge |
+//! | `Selector::deregister` | before the close; no later `wait` hands out the token |
+//! | `carry` | wraps the body of a thread to be spawned: a simulated world goes with it |
 //! | `Waker::wake` | from any thread, never blocks, never fails visibly; many wakes may make one event |
 //! | `Waker::drain` | after the waker's event and *before* one looks at the work it announced |
 //! | `recv_vec`, `recv_slice`, `send`, `accept` | never block, never raise a signal, never answer EINTR |

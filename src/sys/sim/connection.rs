@@ -99,9 +99,10 @@ impl Connection {
     }
 
     pub(super) fn recv(&mut self, side: Side, room: usize, out: &mut Vec<u8>) -> Result<usize, Errno> {
+        let unix = self.unix;
         let (end, other) = self.both(side);
         if end.inbox.is_empty() {
-            return end.recv_nothing();
+            return end.recv_nothing(unix);
         }
         let to_mark =
             end.marks.front().map_or(usize::MAX, |mark| usize::try_from(mark - end.read).unwrap_or(usize::MAX));
@@ -118,10 +119,14 @@ impl Connection {
     pub(super) fn send(&mut self, side: Side, bufs: &[IoSlice<'_>]) -> Result<usize, Errno> {
         let (capacity, unix) = (self.capacity, self.unix);
         let (end, other) = self.both(side);
+        // A Unix socket sees at once that its peer is gone, and keeps the error for a read. TCP tells whoever asks.
+        if unix && (end.shut || other.closed) {
+            return Err(Errno::PIPE);
+        }
         if let Some(errno) = end.error.take() {
             return Err(errno);
         }
-        if end.shut || end.dead || (unix && other.closed) {
+        if end.shut || end.dead {
             return Err(Errno::PIPE);
         }
         let wanted: usize = bufs.iter().map(|buf| buf.len()).sum();
@@ -130,7 +135,7 @@ impl Connection {
         }
         if other.closed {
             // TCP learns only by sending: the bytes go out, and an RST comes back.
-            end.reset();
+            end.reset(unix);
             return Ok(wanted);
         }
         let room = capacity.saturating_sub(other.inbox.len());
@@ -155,7 +160,7 @@ impl Connection {
     pub(super) fn shutdown_write(&mut self, side: Side) -> Result<(), Errno> {
         let unix = self.unix;
         let (end, other) = self.both(side);
-        if end.dead && !unix {
+        if !unix && (end.dead || end.is_finished()) {
             return Err(Errno::NOTCONN);
         }
         if !std::mem::replace(&mut end.shut, true) {
@@ -170,9 +175,10 @@ impl Connection {
         end.closed = true;
         end.holder = None;
         let abort = !unix && end.linger == Some(Duration::ZERO);
-        if !end.inbox.is_empty() || abort {
+        // Once both FINs have passed, TCP is done with it and has no RST left to send.
+        if (abort || !end.inbox.is_empty()) && (unix || !end.is_finished()) {
             // Unread bytes are lost, and the peer must learn of it: a FIN would say that all was well.
-            other.reset();
+            other.reset(unix);
         } else {
             other.finish();
         }
@@ -204,17 +210,22 @@ impl Connection {
 }
 
 impl End {
-    /// What an empty inbox means. After a FIN it is the end, even if an RST followed: as in Linux, which tells the
-    /// error to the sender then.
-    fn recv_nothing(&mut self) -> Result<usize, Errno> {
-        if self.eof {
+    /// What an empty inbox means. After a FIN TCP says that it is the end, even if an RST followed, and keeps the
+    /// error for a send; a Unix socket tells the error first.
+    fn recv_nothing(&mut self, unix: bool) -> Result<usize, Errno> {
+        if self.eof && !unix {
             return Ok(0);
         }
         match self.error.take() {
             Some(errno) => Err(errno),
-            None if self.dead => Ok(0),
+            None if self.dead || self.eof => Ok(0),
             None => Err(Errno::AGAIN),
         }
+    }
+
+    /// Both FINs have passed.
+    fn is_finished(&self) -> bool {
+        self.shut && self.eof
     }
 
     /// A FIN arrives.
@@ -225,12 +236,12 @@ impl End {
     }
 
     /// An RST arrives.
-    fn reset(&mut self) {
+    fn reset(&mut self, unix: bool) {
         if self.closed || std::mem::replace(&mut self.dead, true) {
             return;
         }
-        // Whoever has seen the FIN already was told the truth; its sends were in vain.
-        self.error = Some(if self.eof { Errno::PIPE } else { Errno::CONNRESET });
+        // TCP: whoever has seen the FIN already was told the truth; only its sends were in vain.
+        self.error = Some(if self.eof && !unix { Errno::PIPE } else { Errno::CONNRESET });
         self.wants_room = false;
         self.edge = true;
     }

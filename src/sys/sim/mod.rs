@@ -6,13 +6,15 @@
 //!
 //! | rule | here | Linux |
 //! |---|---|---|
-//! | edges | arrival, FIN, RST, room after an EAGAIN, and what is there at the registration | the same, and now and then one more |
+//! | edges | arrival, FIN, RST, room after an EAGAIN, the state at the registration | the same, and others |
 //! | an event | carries all that holds when it is fetched; nothing if nothing holds any more | the same |
 //! | room after a *short* send | no edge | an edge |
 //! | a wake while one is not drained | no edge | an edge, until a pipe is full |
 //! | closing with unread bytes | RST | the same |
 //! | data in front of an RST | can be read; then ECONNRESET once; then EOF | the same on loopback |
 //! | `pending_first` | every attempt that could succeed is first answered EAGAIN, and an edge follows | never |
+//!
+//! `against_kernel.rs` runs random calls on both and compares.
 //!
 //! # The world
 //!
@@ -25,6 +27,8 @@
 //!
 //! Nothing here sleeps. When a selector has nothing to report and a deadline to wait for, [`Clock`] says what happens.
 
+#[cfg(all(test, not(any(loom, gaio_sim))))]
+mod against_kernel;
 mod connection;
 mod peer;
 mod selector;

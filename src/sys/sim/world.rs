@@ -237,10 +237,28 @@ impl World {
         self.pair_of(true)
     }
 
+    /// A TCP connection with both ends for the code under test, as between two loops.
+    ///
+    /// # Panics
+    ///
+    /// If there are not two descriptors left.
+    #[must_use]
+    pub fn socket_pair(&self) -> (Socket, Socket) {
+        self.sockets_of(false)
+    }
+
+    pub(super) fn sockets_of(&self, unix: bool) -> (Socket, Socket) {
+        let (near, far) = self.shared.call(|state| {
+            let connection = state.connect(Connection::new(state.config.buffer, unix));
+            let [near, far] = Side::BOTH.map(|side| state.open_end(connection.end(side)).expect("a free descriptor"));
+            (near, far)
+        });
+        (Socket::new(&self.shared, near), Socket::new(&self.shared, far))
+    }
+
     fn pair_of(&self, unix: bool) -> (Socket, Peer) {
         let (descriptor, end) = self.shared.call(|state| {
-            let connection = Connection::new(state.config.buffer, unix);
-            let connection = state.connect(connection);
+            let connection = state.connect(Connection::new(state.config.buffer, unix));
             let descriptor = state.open_end(connection.end(Side::Near)).expect("a free descriptor");
             (descriptor, connection.end(Side::Far))
         });
