@@ -8,6 +8,8 @@
 #[cfg(not(loom))]
 mod imp {
     pub(crate) use std::cell::Cell;
+    #[cfg(any(test, gaio_sim))]
+    pub(crate) use std::sync::MutexGuard;
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize};
     pub(crate) use std::sync::{Arc, Condvar, Mutex};
     pub(crate) use std::thread;
@@ -65,7 +67,7 @@ mod imp {
 
     pub(crate) use loom::cell::{Cell, UnsafeCell};
     pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize};
-    pub(crate) use loom::sync::{Arc, Condvar, Mutex};
+    pub(crate) use loom::sync::{Arc, Condvar, Mutex, MutexGuard};
     pub(crate) use loom::thread;
 
     macro_rules! thread_cell {
