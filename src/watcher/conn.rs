@@ -17,7 +17,8 @@ use std::net::SocketAddr;
 
 use crate::error::{SubmitError, SubmitErrorKind};
 use crate::handoff::{Counted, Handle};
-use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::sync::figures::AtomicU64;
+use crate::sync::{Arc, Ordering};
 use crate::watcher::op::{Body, Op, Single, Submission, Then, Write};
 use crate::watcher::outcome::Payload;
 use crate::watcher::submitter::{Patience, Shared};
