@@ -10,7 +10,7 @@ mod imp {
     pub(crate) use std::cell::Cell;
     #[cfg(any(test, gaio_sim))]
     pub(crate) use std::sync::MutexGuard;
-    pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64};
     pub(crate) use std::sync::{Arc, Condvar, Mutex};
     pub(crate) use std::thread;
 
@@ -137,7 +137,7 @@ mod imp {
 
     pub(crate) use super::probed::{AtomicPtr, AtomicU32, AtomicU64};
     pub(crate) use loom::cell::{Cell, UnsafeCell};
-    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicUsize};
+    pub(crate) use loom::sync::atomic::AtomicBool;
     pub(crate) use loom::sync::{Arc, Condvar, Mutex, MutexGuard};
     pub(crate) use loom::thread;
 
