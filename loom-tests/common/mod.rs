@@ -27,7 +27,7 @@ pub fn explore(name: &str, bound: impl Into<Option<usize>>, floor: usize, model:
     builder.max_duration = None;
     builder.checkpoint_file = None;
     let default_bound = builder.preemption_bound.is_none();
-    builder.preemption_bound = builder.preemption_bound.or(bound.into());
+    builder.preemption_bound = builder.preemption_bound.or_else(|| bound.into());
     let bound = builder.preemption_bound.map_or_else(|| "none".to_owned(), |bound| bound.to_string());
     builder.check({
         let executions = Arc::clone(&executions);
