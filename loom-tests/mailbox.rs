@@ -2,11 +2,11 @@
 //! Q2: can a residue stay behind with nobody told of it? (M3)
 //! Q3: can a taker park, or time out, and a batch be there? (M4)
 //!
-//! | model              | threads                                                   | bound | executions | time  | floor  |
-//! |--------------------|-----------------------------------------------------------|-------|------------|-------|--------|
-//! | `nothing_lost`     | publisher of 3, taker that tries                          | 20    | 1 090      | 0.2 s | 500    |
-//! | `wakes_and_raises` | publisher of 2 that sleeps on a residue, taker that waits | 5     | 7 184      | 1.1 s | 5 000  |
-//! | `given_up_waits`   | publisher of 2, taker that gives up, then moves           | 3     | 24 818     | 4.1 s | 15 000 |
+//! | model              | threads                                         | bound | executions | time  | floor  |
+//! |--------------------|-------------------------------------------------|-------|------------|-------|--------|
+//! | `nothing_lost`     | publisher of 3, taker that tries                | 20    | 1 090      | 0.2 s | 500    |
+//! | `wakes_and_raises` | publisher of 2 that sleeps, taker that waits    | 5     | 7 184      | 1.1 s | 5 000  |
+//! | `given_up_waits`   | publisher of 2, taker that gives up, then moves | 3     | 24 818     | 4.1 s | 15 000 |
 //!
 //! Left out: the clock. A wait with a limit gives up as soon as it was announced, which is the worst it can do. loom's
 //! `unpark` orders more than `std`'s promises (it joins at once, not at the park); the models without it don't care.

@@ -1,1 +1,183 @@
 //! The operating system, behind one contract.
+//!
+//! Nothing above this module names an OS. A backend is chosen by cfg, never at run time, so that a call costs what
+//! the syscall costs: the simulated system in a build with `cfg(loom)` or `cfg(gaio_sim)`, epoll otherwise. The waker
+//! is chosen apart from the selector: an eventfd, or a pipe with `cfg(gaio_pipe_waker)`.
+//!
+//! # The contract: what every backend supplies
+//!
+//! | name | what it promises |
+//! |---|---|
+//! | `Socket` | one owned descriptor, closed by its drop |
+//! | `now()` | monotonic nanoseconds |
+//! | `Selector::register` | once per socket, both directions and urgent data, edge-triggered; the current state is the first edge |
+//! | `Selector::deregister` | before the close; afterwards no event carries the token, except one that was fetched already |
+//! | `Selector::wait` | empties `out`, then up to [`MAX_EVENTS`] events; returns with none when a signal came: the caller computes its deadline anew |
+//! | `Waker::wake` | from any thread, never blocks, never fails visibly; many wakes may make one event |
+//! | `Waker::drain` | after the waker's event and *before* one looks at the work it announced |
+//! | `recv_vec`, `recv_slice`, `send`, `accept` | never block, never raise a signal, never answer EINTR |
+//! | `adopt`, `adopt_listener` | say what a socket is, and make it fit for the loop if it is what was asked for |
+//! | `Reserve` | one descriptor kept back for the moment when there is none left |
+//! | `pin_current_thread` | asks what is allowed first, so that a wrong CPU is told in words |
+//!
+//! # When does a short read mean *drained*?
+//!
+//! An edge comes when something arrives, not when something is there. Whoever stops reading early must know that
+//! nothing was left, or the rest lies there for ever.
+//!
+//! - **TCP**: a read that filled less than its buffer has emptied the queue, and what comes later raises a new edge.
+//!   The exception is an urgent mark (`MSG_OOB`): a read stops in front of it although there is more behind. This is
+//!   why [`Bits::PRIORITY`] is registered: whoever has seen it reads on to EAGAIN.
+//! - **AF_UNIX**: a read stops behind a message that passed descriptors (`SCM_RIGHTS`), with more behind it and no
+//!   edge to come. There one reads to EAGAIN, always.
+//! - **Hang-up**: a short read says nothing about the FIN behind the data, which may share its edge. After
+//!   [`Bits::HANGUP`] one reads on to EAGAIN, to 0 or to an error.
+//!
+//! The first two are facts about Linux, and tests in `net.rs` hold it to them; the simulated system obeys the same.
+
+#![allow(dead_code, unused_imports, reason = "the event loop that calls this is merged later")]
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+pub(crate) use rustix::io::Errno;
+
+#[cfg(not(any(loom, gaio_sim)))]
+mod adopt;
+#[cfg(not(any(loom, gaio_sim)))]
+mod affinity;
+#[cfg(not(any(loom, gaio_sim)))]
+mod epoll;
+#[cfg(not(any(loom, gaio_sim)))]
+mod listener;
+#[cfg(not(any(loom, gaio_sim)))]
+mod net;
+#[cfg(all(not(any(loom, gaio_sim)), any(test, not(gaio_pipe_waker))))]
+mod waker_eventfd;
+#[cfg(all(not(any(loom, gaio_sim)), any(test, gaio_pipe_waker)))]
+mod waker_pipe;
+
+#[cfg(not(any(loom, gaio_sim)))]
+mod backend {
+    pub(crate) use super::adopt::{adopt, adopt_listener};
+    pub(crate) use super::affinity::pin_current_thread;
+    pub use super::epoll::Socket;
+    pub(crate) use super::epoll::{Selector, now};
+    pub(crate) use super::listener::{Reserve, accept, listen_tcp};
+    pub(crate) use super::net::{
+        local_addr, peek, peer_addr, recv_slice, recv_vec, reset_on_close, send, set_nodelay, shutdown_write,
+    };
+    #[cfg(not(gaio_pipe_waker))]
+    pub(crate) use super::waker_eventfd::Waker;
+    #[cfg(gaio_pipe_waker)]
+    pub(crate) use super::waker_pipe::Waker;
+}
+
+pub use backend::Socket;
+pub(crate) use backend::{
+    Reserve, Selector, Waker, accept, adopt, adopt_listener, listen_tcp, local_addr, now, peek, peer_addr,
+    pin_current_thread, recv_slice, recv_vec, reset_on_close, send, set_nodelay, shutdown_write,
+};
+
+/// The most events one `Selector::wait` hands out; the rest stays in the kernel and comes with the next.
+pub(crate) const MAX_EVENTS: usize = 1024;
+
+/// The most slices one `send` takes (`IOV_MAX`); the kernel refuses more with EMSGSIZE.
+pub(crate) const MAX_SLICES: usize = 1024;
+
+/// What a socket is ready for, as far as the system has said so.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Bits(u8);
+
+impl Bits {
+    /// Bytes, a connection to accept, an EOF or an error can be read.
+    pub(crate) const READABLE: Self = Self(1);
+    /// There is room to send, or sending fails at once.
+    pub(crate) const WRITABLE: Self = Self(2);
+    /// The peer has shut its side or the connection has failed. Only a read tells which, and data may be in front of
+    /// it: never close on this bit alone, or the peer's last bytes are lost.
+    pub(crate) const HANGUP: Self = Self(4);
+    /// Urgent data is there: a short read may have stopped at its mark. Read on to EAGAIN.
+    pub(crate) const PRIORITY: Self = Self(8);
+    /// Nothing.
+    pub(crate) const NONE: Self = Self(0);
+
+    /// Whether every bit of `other` is set.
+    pub(crate) const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// The bits of either.
+    pub(crate) const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether nothing is set.
+    pub(crate) const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The raw byte, for a session that packs it among its flags.
+    pub(crate) const fn to_byte(self) -> u8 {
+        self.0
+    }
+}
+
+impl std::ops::BitOr for Bits {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        self.union(other)
+    }
+}
+
+impl std::ops::BitOrAssign for Bits {
+    fn bitor_assign(&mut self, other: Self) {
+        *self = self.union(other);
+    }
+}
+
+impl std::fmt::Debug for Bits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names = [(Self::READABLE, "r"), (Self::WRITABLE, "w"), (Self::HANGUP, "h"), (Self::PRIORITY, "p")];
+        names.iter().filter(|(bit, _)| self.contains(*bit)).try_for_each(|(_, name)| f.write_str(name))
+    }
+}
+
+/// One edge: the token that was registered, and what it is ready for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Readiness {
+    pub(crate) token: u64,
+    pub(crate) bits: Bits,
+}
+
+/// What a descriptor turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A TCP connection, or one that was and has failed: its first operation says how.
+    TcpStream,
+    /// A connected Unix stream.
+    UnixStream,
+    /// A listening TCP socket.
+    TcpListener,
+    /// A listening Unix socket.
+    UnixListener,
+    /// Connected UDP, or a connected Unix datagram socket.
+    Datagram,
+    /// A datagram socket without a peer: a plain send would have no address.
+    UnconnectedDatagram,
+    /// A stream that was never connected, or is still connecting.
+    UnconnectedStream,
+    /// Anything else, in words that fit behind "it is".
+    Other(&'static str),
+}
+
+/// The answer of `adopt` and `adopt_listener`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Inspected {
+    pub(crate) kind: Kind,
+    /// A positive SO_LINGER, by now switched off: it makes even a non-blocking close wait, and with it the loop.
+    pub(crate) linger: Option<Duration>,
+    /// The peer's address, known anyway from asking whether there is one. `None` for Unix sockets.
+    pub(crate) peer: Option<SocketAddr>,
+}

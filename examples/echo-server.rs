@@ -1,0 +1,197 @@
+//! An echo server, in every way the proactor offers: `cargo run --release --example echo-server`.
+//!
+//! ```text
+//! --listen ADDR       where to listen (127.0.0.1:7000)
+//! --mode M            spawned: a loop thread and a thread that waits; embedded: the loop in the caller's thread
+//! --read R            vec: buffers of our own; pooled: bytes of the batch; leased: buffers of the loop's pool
+//! --ops O             linked: write then read in one submission; separate: one after the other
+//! --watchers N        that many loops, each with a listener of its own on the same port
+//! --pin CPU           pins loop i to CPU + i
+//! ```
+//!
+//! Back-pressure comes by itself: the next read of a connection is submitted (or linked) behind its write, so a client
+//! that does not read is not read from, and costs one buffer.
+
+use std::error::Error;
+use std::net::{SocketAddr, TcpListener};
+use std::thread;
+use std::time::Duration;
+
+use gaio::{
+    Batch, Conn, EmbeddedWatcher, Event, Options, Outcome, Payload, SubmitError, Submitter, WaitError, Watcher,
+};
+use rustix::net::{AddressFamily, SocketType, sockopt};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+#[derive(Clone, Copy, PartialEq)]
+enum Read {
+    Vec,
+    Pooled,
+    Leased,
+}
+
+#[derive(Clone, Copy)]
+struct Settings {
+    read: Read,
+    linked: bool,
+}
+
+struct Arguments {
+    listen: SocketAddr,
+    embedded: bool,
+    settings: Settings,
+    watchers: usize,
+    pin: Option<usize>,
+}
+
+const USAGE: &str = "usage: echo-server [--listen ADDR] [--mode spawned|embedded] [--read vec|pooled|leased] \
+                     [--ops linked|separate] [--watchers N] [--pin CPU]";
+
+fn arguments() -> Result<Arguments, Box<dyn Error>> {
+    let settings = Settings { read: Read::Leased, linked: true };
+    let listen = SocketAddr::from(([127, 0, 0, 1], 7000));
+    let mut parsed = Arguments { listen, embedded: false, settings, watchers: 1, pin: None };
+    let mut words = std::env::args().skip(1);
+    while let Some(flag) = words.next() {
+        let value = words.next().ok_or(USAGE)?;
+        match (flag.as_str(), value.as_str()) {
+            ("--listen", address) => parsed.listen = address.parse()?,
+            ("--mode", "spawned") => parsed.embedded = false,
+            ("--mode", "embedded") => parsed.embedded = true,
+            ("--read", "vec") => parsed.settings.read = Read::Vec,
+            ("--read", "pooled") => parsed.settings.read = Read::Pooled,
+            ("--read", "leased") => parsed.settings.read = Read::Leased,
+            ("--ops", "linked") => parsed.settings.linked = true,
+            ("--ops", "separate") => parsed.settings.linked = false,
+            ("--watchers", n) => parsed.watchers = n.parse::<usize>()?.max(1),
+            ("--pin", cpu) => parsed.pin = Some(cpu.parse()?),
+            _ => return Err(format!("{flag} {value}: not understood\n{USAGE}").into()),
+        }
+    }
+    Ok(parsed)
+}
+
+/// A listener with a backlog that holds a burst, whose connections send small messages at once (accepted ones inherit
+/// TCP_NODELAY). With `shared`, several of them may have the same port.
+fn bind(address: SocketAddr, shared: bool) -> std::io::Result<TcpListener> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    sockopt::set_socket_reuseport(&socket, shared)?;
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, 4096)?;
+    Ok(socket.into())
+}
+
+impl Settings {
+    fn read(self, conn: &Conn) -> Result<(), SubmitError> {
+        match self.read {
+            Read::Vec => conn.read(Vec::with_capacity(64 << 10)),
+            Read::Pooled => conn.read_pooled(),
+            Read::Leased => conn.read_leased(),
+        }
+        .submit()
+    }
+
+    /// The whole server: what to do with one event. Dropping a connection's last handle closes it gracefully.
+    fn serve(self, event: Event<'_>) -> Result<(), SubmitError> {
+        let (conn, outcome) = match event {
+            Event::Accepted { conn, .. } => return self.read(&conn),
+            Event::Done { conn, outcome, .. } => (conn, outcome),
+            _ => return Ok(()),
+        };
+        match outcome {
+            Outcome::Read(bytes) if self.linked => conn.write(bytes).then_read().submit(),
+            Outcome::Read(bytes) => conn.write(bytes).submit(),
+            Outcome::Pooled(bytes) if self.linked => conn.write_copied(bytes).then_read_pooled().submit(),
+            Outcome::Pooled(bytes) => conn.write_copied(bytes).submit(),
+            Outcome::Leased(lease) if self.linked => conn.write(lease).then_read_leased().submit(),
+            Outcome::Leased(lease) => conn.write(lease).submit(),
+            Outcome::Wrote(Payload::Vec(bytes)) => conn.read(bytes).submit(),
+            Outcome::Wrote(_) => self.read(&conn),
+            Outcome::Eof(_) | Outcome::Failed(_) | Outcome::Closed | Outcome::Readable => Ok(()),
+        }
+    }
+
+    fn serve_batch(self, batch: Batch<'_>) {
+        for event in batch {
+            if let Err(refused) = self.serve(event) {
+                eprintln!("dropped a connection: {refused}");
+            }
+        }
+    }
+}
+
+fn spawned(settings: Settings, options: Options, listener: TcpListener) -> Result<Submitter, Box<dyn Error>> {
+    let (mut watcher, submitter) = Watcher::spawn(options)?;
+    let guard = submitter.listen(listener)?;
+    thread::spawn(move || {
+        let _guard = guard;
+        loop {
+            match watcher.wait() {
+                Ok(batch) => settings.serve_batch(batch),
+                Err(ended) => return report(ended),
+            }
+        }
+    });
+    Ok(submitter)
+}
+
+fn embedded(settings: Settings, options: Options, listener: TcpListener) -> Result<Submitter, Box<dyn Error>> {
+    let (ready, started) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let made = EmbeddedWatcher::new(options).map_err(|error| error.to_string()).and_then(|(watcher, submitter)| {
+            let guard = submitter.listen(listener).map_err(|error| error.to_string())?;
+            Ok((watcher, submitter, guard))
+        });
+        let (mut watcher, _guard) = match made {
+            Ok((watcher, submitter, guard)) => {
+                let _ = ready.send(Ok(submitter));
+                (watcher, guard)
+            }
+            Err(error) => return drop(ready.send(Err(error))),
+        };
+        loop {
+            match watcher.turn(None) {
+                Ok(batch) => settings.serve_batch(batch),
+                Err(ended) => return report(ended),
+            }
+        }
+    });
+    Ok(started.recv()??)
+}
+
+fn report(ended: WaitError) {
+    if ended != WaitError::Closed {
+        eprintln!("{ended}");
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments = arguments()?;
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+    let mut address = arguments.listen;
+    let mut submitters = Vec::new();
+    for i in 0..arguments.watchers {
+        let listener = bind(address, arguments.watchers > 1)?;
+        address = listener.local_addr()?;
+        let mut options = Options::default().name(format!("echo-{i}"));
+        if let Some(cpu) = arguments.pin {
+            options = options.pin_to(cpu + i);
+        }
+        let start = if arguments.embedded { embedded } else { spawned };
+        submitters.push(start(arguments.settings, options, listener)?);
+    }
+    println!("listening on {address}");
+    signals.forever().next();
+    // What has been read is answered, then everything ends.
+    for submitter in &submitters {
+        submitter.shutdown(Duration::from_secs(1));
+    }
+    let shed: u64 = submitters.iter().map(|submitter| submitter.counters().shed).sum();
+    if shed > 0 {
+        eprintln!("{shed} connections were closed unserved, since descriptors had run out");
+    }
+    Ok(())
+}

@@ -1,0 +1,208 @@
+//! Typed errors. What is refused comes back inside the error, whole.
+
+use std::fmt;
+use std::io;
+
+use crate::sys::Socket;
+use crate::watcher::Payload;
+
+/// Why a submission was refused; nothing of it has happened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum SubmitErrorKind {
+    /// The loop is shutting down or gone. Stop submitting.
+    Closed,
+    /// The ring is full, and this call may not wait. Try again after the next batch.
+    Full,
+    /// A cap on operations in flight or queued bytes is reached. Take completions first.
+    TooMany,
+    /// A read into a buffer of no capacity, or a write of no bytes. Give it at least one byte.
+    EmptyBuffer,
+    /// The buffer of an exact read could not be grown to the size asked for.
+    TooLarge,
+}
+
+impl fmt::Display for SubmitErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Closed => "the loop has been shut down",
+            Self::Full => "the submission ring is full: try again after taking completions",
+            Self::TooMany => "too many operations or bytes in flight: take completions first, or raise the limit",
+            Self::EmptyBuffer => "the buffer has no room to read into, or nothing to write",
+            Self::TooLarge => "the buffer could not be grown to the size of the exact read",
+        })
+    }
+}
+
+/// A refused submission, with its context and buffer.
+///
+/// ```no_run
+/// # fn f(conn: gaio::Conn) {
+/// if let Err(refused) = conn.write(vec![1, 2, 3]).submit() {
+///     eprintln!("{refused}");
+///     let buffer = refused.buffer; // the same allocation
+/// #   let _ = buffer;
+/// }
+/// # }
+/// ```
+pub struct SubmitError<C = ()> {
+    /// Why.
+    pub kind: SubmitErrorKind,
+    /// The caller's context.
+    pub context: C,
+    /// The operation's buffer, if it had one.
+    pub buffer: Option<Payload>,
+}
+
+impl<C> fmt::Debug for SubmitError<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SubmitError").field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+impl<C> fmt::Display for SubmitError<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.kind.fmt(f)
+    }
+}
+
+impl<C> std::error::Error for SubmitError<C> {}
+
+/// Why a socket was not taken.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum DelegateErrorKind {
+    /// The loop is shutting down or gone.
+    Closed,
+    /// The ring is full, and this call may not wait (it was made on a loop's thread).
+    Full,
+    /// The limit on sessions is reached.
+    TooMany,
+    /// This descriptor cannot be delegated (or listened on); says what it is and what to do.
+    Unsupported(&'static str),
+    /// The system refused to set it up.
+    Os(io::Error),
+}
+
+/// A socket that was not taken, handed back.
+#[derive(Debug)]
+pub struct DelegateError {
+    /// Why.
+    pub kind: DelegateErrorKind,
+    /// The socket; it may have been set to non-blocking.
+    pub socket: Socket,
+}
+
+impl fmt::Display for DelegateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            DelegateErrorKind::Closed => f.write_str("the loop has been shut down"),
+            DelegateErrorKind::Full => f.write_str("the submission ring is full: try again after taking completions"),
+            DelegateErrorKind::TooMany => f.write_str("too many sessions: close some, or raise the limit"),
+            DelegateErrorKind::Unsupported(what) => write!(f, "cannot be delegated: {what}"),
+            DelegateErrorKind::Os(error) => write!(f, "the system refused the socket: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for DelegateError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.kind {
+            DelegateErrorKind::Os(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// Why an accepted operation failed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum OpError {
+    /// The system's error.
+    Os(io::Error),
+    /// The connection was closed or released before this operation was started.
+    Closed,
+    /// The connection was closed or released while this operation was pending.
+    Released,
+    /// The loop was shut down while this operation was pending.
+    Aborted,
+    /// An earlier write went out in part and then failed: nothing may follow it.
+    Broken,
+    /// The system refused to register the descriptor, so there is no connection to operate on.
+    NotRegistered,
+    /// The loop ended by a panic in user code (the `Drop` of a context or buffer).
+    LoopFailed,
+}
+
+impl OpError {
+    /// The system's error code, if it was the system that failed.
+    #[must_use]
+    pub fn raw_os_error(&self) -> Option<i32> {
+        match self {
+            Self::Os(error) => error.raw_os_error(),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for OpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Os(error) => error.fmt(f),
+            Self::Closed => f.write_str("the connection is closed"),
+            Self::Released => f.write_str("the connection was released while the operation was pending"),
+            Self::Aborted => f.write_str("the loop was shut down while the operation was pending"),
+            Self::Broken => f.write_str("an earlier write was torn: nothing may follow it"),
+            Self::NotRegistered => f.write_str("the system refused to register the descriptor"),
+            Self::LoopFailed => f.write_str("the loop ended by a panic in user code"),
+        }
+    }
+}
+
+impl std::error::Error for OpError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Os(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<OpError> for io::Error {
+    fn from(error: OpError) -> Self {
+        let kind = match error {
+            OpError::Os(error) => return error,
+            OpError::Closed | OpError::NotRegistered => io::ErrorKind::NotConnected,
+            OpError::Broken => io::ErrorKind::BrokenPipe,
+            _ => io::ErrorKind::ConnectionAborted,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// Why there will be no more batches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum WaitError {
+    /// The loop was shut down, and everything it had to say has been handed out.
+    Closed,
+    /// The loop ended by a panic in user code; everything that could be completed has been handed out.
+    LoopFailed,
+}
+
+impl fmt::Display for WaitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Closed => "the loop has been shut down, and all its completions have been taken",
+            Self::LoopFailed => "the loop ended by a panic in user code",
+        })
+    }
+}
+
+impl std::error::Error for WaitError {}
+
+impl From<WaitError> for io::Error {
+    fn from(error: WaitError) -> Self {
+        Self::new(io::ErrorKind::NotConnected, error)
+    }
+}

@@ -1,0 +1,62 @@
+//! What a loop has done, counted.
+//!
+//! Each counter but `waker_writes` has one writer, the loop thread: a relaxed load and a relaxed store, no locked
+//! instruction. Anyone may read at any time.
+
+use crate::sync::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters {
+            $(pub(crate) $name: AtomicU64,)*
+        }
+
+        /// The counters of one loop at one moment.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Snapshot {
+            $($(#[$doc])* pub $name: u64,)*
+            /// Sessions there are now (accepted and delegated connections).
+            pub sessions: u64,
+        }
+
+        impl Counters {
+            pub(crate) fn snapshot(&self, sessions: u64) -> Snapshot {
+                Snapshot { $($name: self.$name.load(Ordering::Relaxed),)* sessions }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Turns taken.
+    turns,
+    /// Calls into the selector, whether they slept or not.
+    polls,
+    /// Writes to the waker: submissions that found the loop asleep.
+    waker_writes,
+    /// Completions.
+    completed,
+    /// Batches handed over (published, or returned by a turn).
+    batches,
+    /// Turns that ended with completions waiting, since the consumer had not taken the batch before.
+    residues,
+    /// Connections accepted.
+    accepted,
+    /// Connections accepted and closed at once, since the limit on sessions was reached.
+    refused,
+    /// Connections closed unserved, since descriptors had run out.
+    shed,
+    /// Accepts that failed otherwise (the peer had gone, memory was short, …).
+    accept_errors,
+    /// Pooled reads that had to wait for room in the arena.
+    starved,
+    /// Graceful closes that ran out of time, or of patience with the peer's input.
+    closed_hard,
+}
+
+/// Counts one. Loop thread only.
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}

@@ -1,0 +1,326 @@
+//! The loop: one thread that owns descriptors, sessions and deadlines, generic over what lives on a connection.
+//!
+//! # A turn
+//!
+//! ```text
+//!   park ──► open the gate ──► accept ──► readiness ──► collect ──► serve ──► timers ──► publish ──► close the gate
+//!    ▲   (asleep, or a poll)                                                                              │
+//!    └────────────────────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! - **park**: sleeps in the selector, unless there is work that needs no event: then it only polls.
+//! - **accept** comes first, with a budget: a burst must not overflow the backlog while other work is done.
+//! - **readiness** steps each session that an event names, once.
+//! - **collect** takes what others handed over: submissions (up to the tail seen at its start), dropped handles.
+//! - **serve** steps the ready list: sessions whose budget ran out before their work did.
+//! - **publish** hands the completions over, or keeps them as the residue while the consumer is busy.
+//! - **close the gate**: whoever submits from now on writes the waker. Raised meanwhile? Then the park is only a poll.
+//!
+//! # Who owns what
+//!
+//! [`Core`] owns the system's side (selector, sessions, ready list, timers, listeners), the [`Face`] what the sessions
+//! mean (the proactor's operations; a protocol's frames). They are two fields of [`EventLoop`], so a step borrows
+//! both. Only the loop thread touches either.
+//!
+//! # Invariants
+//!
+//! I6 (a handle never reaches another connection), I8 (fairness), I9 (an edge is awaited only after EAGAIN or a
+//! conclusive short read) are kept here; the numbers are those of ARCHITECTURE.md.
+
+use std::collections::VecDeque;
+use std::io;
+
+use crate::handoff::Keeper;
+use crate::limits::Limits;
+use crate::sync::Arc;
+use crate::sys::{self, Errno, Readiness, Selector, Socket};
+
+pub(crate) mod counters;
+pub(crate) mod listener;
+pub(crate) mod session;
+pub(crate) mod slab;
+pub(crate) mod timers;
+
+use counters::{Counters, count};
+use listener::{Accept, Listening, Phase, Shortage};
+use session::{Flags, Session};
+use slab::{Key, Slab};
+use timers::{Timer, Timers};
+
+/// The waker's token. Session tokens stay below 2^62 (see `slab`), so the two high bits tell kinds apart.
+pub(crate) const WAKER: u64 = u64::MAX;
+const LISTENER: u64 = 1 << 63;
+
+const fn listener_token(index: usize) -> u64 {
+    LISTENER | index as u64
+}
+
+/// What is left after a step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Step {
+    /// Nothing until an event, a submission or a timer.
+    Idle,
+    /// The budget ran out first: on to the ready list.
+    Again,
+}
+
+/// What lives on the loop's connections. One implementation per face of the library.
+pub(crate) trait Face: Sized {
+    /// The state machine of one connection.
+    type Session;
+    /// What a listener is known by.
+    type Tag;
+
+    /// The waker was written: empties it.
+    fn woken(&mut self);
+    /// Takes over what other threads, and this one outside the loop, have handed in.
+    fn collect(&mut self, core: &mut Core<Self::Session, Self::Tag>);
+    /// Moves one session on, within its budget.
+    fn step(&mut self, core: &mut Core<Self::Session, Self::Tag>, key: Key) -> Step;
+    /// Is there a place for one more accepted connection, and the right to take it?
+    fn may_accept(&mut self) -> bool;
+    /// A connection was accepted by the listener with that tag.
+    fn accepted(
+        &mut self,
+        core: &mut Core<Self::Session, Self::Tag>,
+        listener: usize,
+        socket: Socket,
+        peer: Option<std::net::SocketAddr>,
+    );
+    /// A listener came to its end.
+    fn listener_dead(&mut self, core: &mut Core<Self::Session, Self::Tag>, listener: usize, errno: Errno);
+    /// A timer of a session, or the grace of a shutdown.
+    fn timer(&mut self, core: &mut Core<Self::Session, Self::Tag>, timer: Timer);
+    /// Is the output at its cap, and not to be handed over now? Then no step is taken.
+    fn full(&mut self) -> bool;
+    /// Hands over what has been produced.
+    fn publish(&mut self, core: &mut Core<Self::Session, Self::Tag>);
+    /// Is there work that neither an event nor the gate will announce?
+    fn busy(&mut self) -> bool;
+}
+
+/// The system's side of the loop.
+pub(crate) struct Core<S, T> {
+    selector: Selector,
+    pub(crate) sessions: Slab<Session<S>>,
+    ready: VecDeque<Key>,
+    pub(crate) timers: Timers,
+    pub(crate) listeners: Vec<Option<Listening<T>>>,
+    shortage: Shortage,
+    events: Vec<Readiness>,
+    pub(crate) limits: Limits,
+    counters: Arc<Counters>,
+}
+
+impl<S, T> Core<S, T> {
+    pub(crate) fn new(selector: Selector, limits: Limits, counters: Arc<Counters>) -> io::Result<Self> {
+        Ok(Self {
+            selector,
+            sessions: Slab::new(),
+            ready: VecDeque::new(),
+            timers: Timers::default(),
+            listeners: Vec::new(),
+            shortage: Shortage::new()?,
+            events: Vec::with_capacity(sys::MAX_EVENTS),
+            limits,
+            counters,
+        })
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Takes a socket in. On an error the session comes back.
+    pub(crate) fn register(&mut self, session: Session<S>) -> Result<Key, (Session<S>, Errno)> {
+        let key = self.sessions.insert(session);
+        let Some(session) = self.sessions.get_mut(key) else { unreachable!("inserted just now") };
+        match self.selector.register(&session.socket, key.token()) {
+            Ok(()) => Ok(key),
+            Err(errno) => match self.sessions.retire(key) {
+                Some(session) => Err((session, errno)),
+                None => unreachable!("inserted just now"),
+            },
+        }
+    }
+
+    /// Takes a session out: its descriptor no longer makes events, its name is void, its entry free after this turn.
+    pub(crate) fn retire(&mut self, key: Key) -> Option<Session<S>> {
+        let session = self.sessions.retire(key)?;
+        let _ = self.selector.deregister(&session.socket);
+        Some(session)
+    }
+
+    /// Puts a session on the ready list, once.
+    pub(crate) fn enqueue(&mut self, key: Key) {
+        if let Some(session) = self.sessions.get_mut(key) {
+            if !session.has(Flags::QUEUED) {
+                session.set(Flags::QUEUED);
+                self.ready.push_back(key);
+            }
+        }
+    }
+
+    /// Are others waiting for their turn? Then new work goes behind them.
+    pub(crate) fn others_wait(&self) -> bool {
+        !self.ready.is_empty()
+    }
+}
+
+/// One loop. See the module's documentation.
+pub(crate) struct EventLoop<F: Face> {
+    pub(crate) core: Core<F::Session, F::Tag>,
+    pub(crate) face: F,
+    keeper: Keeper,
+    /// The gate was raised while it was open: somebody is owed another look.
+    owed: bool,
+}
+
+impl<F: Face> EventLoop<F> {
+    pub(crate) const fn new(core: Core<F::Session, F::Tag>, face: F, keeper: Keeper) -> Self {
+        Self { core, face, keeper, owed: false }
+    }
+
+    /// Was the gate raised in the last turn?
+    pub(crate) const fn owed(&self) -> bool {
+        self.owed
+    }
+
+    /// Sleeps until there is something to do, at most until `until` (an instant of `sys::now`).
+    ///
+    /// # Errors
+    /// The selector's, other than an interruption by a signal.
+    pub(crate) fn park(&mut self, until: Option<u64>) -> io::Result<()> {
+        // Entries of ended sessions may be reused from here on: no event fetched before is left to name them (I6).
+        self.core.sessions.recycle();
+        let busy = self.owed || self.is_busy();
+        let due = [until, self.core.timers.next()].into_iter().flatten().min();
+        count(&self.core.counters.polls);
+        self.core.selector.wait(&mut self.core.events, if busy { Some(0) } else { due })?;
+        Ok(())
+    }
+
+    /// Everything but the park: from the gate's opening to its closing.
+    pub(crate) fn pass(&mut self) {
+        self.keeper.open();
+        count(&self.core.counters.turns);
+        let events = std::mem::take(&mut self.core.events);
+        self.accept(&events);
+        self.readiness(&events);
+        self.core.events = events;
+        self.core.events.clear();
+        self.face.collect(&mut self.core);
+        self.serve();
+        self.expire();
+        self.face.publish(&mut self.core);
+        self.owed = !self.keeper.close();
+    }
+
+    /// Work that no event will announce. A full batch is none: with a residue the take that makes room raises the gate.
+    pub(crate) fn is_busy(&mut self) -> bool {
+        if self.face.busy() {
+            return true;
+        }
+        let can_serve = !self.core.ready.is_empty() && !self.face.full();
+        can_serve || (self.accept_ready() && self.face.may_accept())
+    }
+
+    fn accept_ready(&self) -> bool {
+        self.core.listeners.iter().flatten().any(|listening| listening.phase == Phase::Ready)
+    }
+
+    fn accept(&mut self, events: &[Readiness]) {
+        if self.core.listeners.is_empty() {
+            return;
+        }
+        for event in events.iter().filter(|event| event.token & LISTENER != 0 && event.token != WAKER) {
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "the index was put into the token by `listener_token`"
+            )]
+            self.core.listener_edge((event.token & !LISTENER) as usize);
+        }
+        for index in 0..self.core.listeners.len() {
+            self.accept_from(index);
+        }
+    }
+
+    fn accept_from(&mut self, index: usize) {
+        for _ in 0..self.core.limits.accepts_per_turn {
+            let Some(Some(Listening { phase: Phase::Ready, .. })) = self.core.listeners.get(index) else { return };
+            if !self.face.may_accept() {
+                return;
+            }
+            match self.core.accept_one(index) {
+                Accept::Connection(socket, peer) => {
+                    count(&self.core.counters.accepted);
+                    self.face.accepted(&mut self.core, index, socket, peer);
+                }
+                Accept::Skip => {}
+                Accept::Nothing => return,
+                Accept::Dead(errno) => return self.face.listener_dead(&mut self.core, index, errno),
+            }
+        }
+    }
+
+    fn readiness(&mut self, events: &[Readiness]) {
+        for event in events {
+            if event.token & LISTENER != 0 {
+                if event.token == WAKER {
+                    self.face.woken();
+                }
+                continue;
+            }
+            let key = Key::from_token(event.token);
+            let Some(session) = self.core.sessions.get_mut(key) else { continue };
+            session.note(event.bits);
+            if session.has(Flags::QUEUED) {
+                continue;
+            }
+            if self.face.full() {
+                self.core.enqueue(key);
+            } else {
+                self.step(key);
+            }
+        }
+    }
+
+    fn step(&mut self, key: Key) {
+        if self.face.step(&mut self.core, key) == Step::Again {
+            self.core.enqueue(key);
+        }
+    }
+
+    /// Serves everyone on the ready list once; who is not done goes to its end.
+    fn serve(&mut self) {
+        for _ in 0..self.core.ready.len() {
+            if self.face.full() {
+                return;
+            }
+            let Some(key) = self.core.ready.pop_front() else { return };
+            let Some(session) = self.core.sessions.get_mut(key) else { continue };
+            session.clear(Flags::QUEUED);
+            self.step(key);
+        }
+    }
+
+    fn expire(&mut self) {
+        if self.core.timers.next().is_none() {
+            return;
+        }
+        let now = sys::now();
+        while let Some(timer) = self.core.timers.expired(now) {
+            match timer {
+                Timer::Accept(index) => self.core.accept_again(index),
+                Timer::Retry(token) => {
+                    let key = Key::from_token(token);
+                    if let Some(session) = self.core.sessions.get_mut(key) {
+                        session.retry_now();
+                        self.core.enqueue(key);
+                    }
+                }
+                Timer::Close(_) | Timer::Grace => self.face.timer(&mut self.core, timer),
+            }
+        }
+    }
+}

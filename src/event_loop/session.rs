@@ -1,0 +1,212 @@
+//! A session: what the loop knows of one connection, and the state machine that lives on it.
+//!
+//! ```text
+//!          delegate            close, last handle          all written
+//!   (none) ────────► Open ─────────────────────► Flushing ─────────────► Draining ──► (retired)
+//!                     │                             │    deadline, torn, reset   │ EOF, bound, deadline
+//!                     └── release, abort ───────────┴────────────────────────────┴──► (retired)
+//! ```
+//!
+//! Readiness is remembered, not asked for: a bit is set by an edge and cleared only by proof that the kernel has
+//! nothing left. For reading that is EAGAIN, or a short read where a short read proves it (see the contract of
+//! `sys`); after a hang-up or at an urgent mark it never does. For writing it is EAGAIN alone, since only then an edge
+//! will come (I9).
+
+use std::io::IoSlice;
+
+use crate::sys::{self, Bits, Errno, Socket};
+
+/// One-bit facts of a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Flags(u16);
+
+impl Flags {
+    /// On the ready list.
+    pub(crate) const QUEUED: Self = Self(1);
+    /// A read returned 0: there is no need to ask again.
+    pub(crate) const EOF: Self = Self(2);
+    /// The peer reset the connection; a later end of stream is not a clean one.
+    pub(crate) const RESET: Self = Self(4);
+    /// A write failed: nothing may follow it.
+    pub(crate) const BROKEN: Self = Self(8);
+    /// AF_UNIX: a short read proves nothing.
+    pub(crate) const UNIX: Self = Self(16);
+    /// Graceful close has begun.
+    pub(crate) const CLOSING: Self = Self(32);
+    /// The sending side has been shut down.
+    pub(crate) const SHUT: Self = Self(64);
+    /// The last leased read filled a small buffer: draw a large one.
+    pub(crate) const BULK: Self = Self(128);
+    /// A pooled read waits for room in the arena.
+    pub(crate) const STARVED: Self = Self(256);
+}
+
+#[derive(Debug)]
+pub(crate) struct Session<S> {
+    pub(crate) socket: Socket,
+    ready: u8,
+    flags: u16,
+    pub(crate) state: S,
+}
+
+/// What a transport verb says. The buffer went in by value and is here again: on a pending it waits in the operation,
+/// so no borrow of it ever outlives the call.
+#[derive(Debug)]
+pub(crate) enum Verb {
+    Moved(usize),
+    Eof,
+    Pending,
+    Failed(Errno),
+}
+
+impl<S> Session<S> {
+    pub(crate) const fn new(socket: Socket, unix: bool, state: S) -> Self {
+        // Writable until proved otherwise: a new socket has room. Not readable: registration brings the first edge.
+        let flags = if unix { Flags::UNIX.0 } else { 0 };
+        Self { socket, ready: Bits::WRITABLE.to_byte(), flags, state }
+    }
+
+    pub(crate) const fn has(&self, flag: Flags) -> bool {
+        self.flags & flag.0 != 0
+    }
+
+    pub(crate) const fn set(&mut self, flag: Flags) {
+        self.flags |= flag.0;
+    }
+
+    pub(crate) const fn clear(&mut self, flag: Flags) {
+        self.flags &= !flag.0;
+    }
+
+    /// An edge came.
+    pub(crate) const fn note(&mut self, bits: Bits) {
+        self.ready |= bits.to_byte();
+    }
+
+    pub(crate) const fn readable(&self) -> bool {
+        self.ready & Bits::READABLE.to_byte() != 0 || self.has(Flags::EOF)
+    }
+
+    pub(crate) const fn writable(&self) -> bool {
+        self.ready & Bits::WRITABLE.to_byte() != 0
+    }
+
+    const fn not_readable(&mut self) {
+        self.ready &= !Bits::READABLE.to_byte();
+        // The urgent mark has been passed once nothing is left; the next one raises the bit anew.
+        self.ready &= !Bits::PRIORITY.to_byte();
+    }
+
+    const fn not_writable(&mut self) {
+        self.ready &= !Bits::WRITABLE.to_byte();
+    }
+
+    /// May a short read be taken for an empty queue?
+    const fn short_means_drained(&self) -> bool {
+        self.ready & (Bits::HANGUP.to_byte() | Bits::PRIORITY.to_byte()) == 0 && !self.has(Flags::UNIX)
+    }
+
+    fn received(&mut self, offered: usize, result: Result<usize, Errno>) -> Verb {
+        match result {
+            Ok(0) => {
+                self.set(Flags::EOF);
+                if self.has(Flags::RESET) { Verb::Failed(Errno::CONNRESET) } else { Verb::Eof }
+            }
+            Ok(n) => {
+                if n < offered && self.short_means_drained() {
+                    self.not_readable();
+                }
+                Verb::Moved(n)
+            }
+            Err(Errno::AGAIN) => {
+                self.not_readable();
+                Verb::Pending
+            }
+            Err(errno) => {
+                self.set(Flags::RESET);
+                Verb::Failed(errno)
+            }
+        }
+    }
+
+    /// Has the end of the stream been seen? Then there is no need for a syscall.
+    fn at_end(&self) -> Option<Verb> {
+        self.has(Flags::EOF).then(|| self.received_end())
+    }
+
+    const fn received_end(&self) -> Verb {
+        if self.has(Flags::RESET) { Verb::Failed(Errno::CONNRESET) } else { Verb::Eof }
+    }
+
+    /// Appends to the vector, up to its capacity.
+    pub(crate) fn recv_vec(&mut self, mut buffer: Vec<u8>) -> (Vec<u8>, Verb) {
+        if let Some(end) = self.at_end() {
+            return (buffer, end);
+        }
+        let offered = buffer.capacity() - buffer.len();
+        let result = sys::recv_vec(&self.socket, &mut buffer);
+        (buffer, self.received(offered, result))
+    }
+
+    /// Appends to the vector at most `most` bytes. Zeroes that much of it first, unless it is just what there is room for.
+    pub(crate) fn recv_exact(&mut self, mut buffer: Vec<u8>, most: usize) -> (Vec<u8>, Verb) {
+        if buffer.capacity() - buffer.len() <= most {
+            return self.recv_vec(buffer);
+        }
+        if let Some(end) = self.at_end() {
+            return (buffer, end);
+        }
+        let have = buffer.len();
+        buffer.resize(have + most, 0);
+        let result = sys::recv_slice(&self.socket, &mut buffer[have..]);
+        buffer.truncate(have + result.unwrap_or(0));
+        (buffer, self.received(most, result))
+    }
+
+    /// Receives into memory of the loop's choosing.
+    pub(crate) fn recv_slice(&mut self, memory: &mut [u8]) -> Verb {
+        if let Some(end) = self.at_end() {
+            return end;
+        }
+        let result = sys::recv_slice(&self.socket, memory);
+        self.received(memory.len(), result)
+    }
+
+    /// Is there something to read? Asks the kernel, since the bit may be left over from a read that filled its buffer.
+    pub(crate) fn peek(&mut self) -> Verb {
+        if let Some(end) = self.at_end() {
+            return end;
+        }
+        match sys::peek(&self.socket) {
+            // The verdict on the end of the stream is left to the read.
+            Ok(_) => Verb::Moved(0),
+            Err(errno) => self.received(1, Err(errno)),
+        }
+    }
+
+    /// Sends what the system takes.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> Verb {
+        match sys::send(&self.socket, &[IoSlice::new(bytes)]) {
+            Ok(n) => Verb::Moved(n),
+            Err(Errno::AGAIN) => {
+                self.not_writable();
+                Verb::Pending
+            }
+            Err(errno) => {
+                if errno == Errno::CONNRESET {
+                    self.set(Flags::RESET);
+                }
+                Verb::Failed(errno)
+            }
+        }
+    }
+
+    /// Tries writing again although no edge came: for errors after which none will.
+    pub(crate) const fn wait_for_retry(&mut self) {
+        self.not_writable();
+    }
+
+    pub(crate) const fn retry_now(&mut self) {
+        self.ready |= Bits::WRITABLE.to_byte();
+    }
+}

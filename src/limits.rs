@@ -1,0 +1,157 @@
+//! Limits and options: what a loop may hold and do, in one place.
+
+use std::time::Duration;
+
+/// Every bound of one loop. Start from [`Limits::default`], change what you need, hand it to
+/// [`Options::limits`]; it is checked when the loop is built.
+///
+/// ```
+/// let mut limits = gaio::Limits::default();
+/// limits.sessions = 100;
+/// assert!(limits.check().is_ok());
+/// limits.ring_slots = 0;
+/// assert!(limits.check().unwrap_err().to_string().contains("ring_slots"));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Connections one loop holds at once; `delegate` beyond it is refused with `TooMany`, an accepted one is closed
+    /// and counted. Default 65 536.
+    pub sessions: usize,
+    /// Operations in flight per connection, from submission to the moment their completion is handed out. Default 1 024.
+    pub ops_per_conn: u32,
+    /// Operations in flight per loop, counted alike. Default 1 048 576.
+    pub ops: usize,
+    /// Bytes queued for writing per loop. A write is accepted while those before it are below this, so one write of
+    /// any size always fits. Default 256 MiB.
+    pub write_bytes: u64,
+    /// Slots of the submission ring, rounded up to a power of two. Default 4 096.
+    pub ring_slots: usize,
+    /// Completions after which a batch counts as full: the loop then takes on no more work until it is handed over.
+    /// Default 1 024.
+    pub batch: usize,
+    /// Bytes of pooled reads one batch can carry (its arena). Default 1 MiB.
+    pub arena: usize,
+    /// Most bytes one pooled or leased read brings. Default 256 KiB.
+    pub read_cap: usize,
+    /// Bytes one connection may move in one turn, each way together. Default 512 KiB.
+    pub bytes_per_turn: usize,
+    /// Operations one connection may complete in one turn. Default 64.
+    pub ops_per_turn: u32,
+    /// Connections one listener accepts in one turn. Default 1 024.
+    pub accepts_per_turn: u32,
+    /// Connections accepted and not yet handed out, after which accepting pauses. Default 1 024.
+    pub listen_credit: usize,
+    /// How long a graceful close may take before the connection is reset. Default 5 s.
+    pub close_within: Duration,
+    /// Bytes of unread input a graceful close throws away while it waits for the peer's end of stream. Default 1 MiB.
+    pub close_drain: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            sessions: 65_536,
+            ops_per_conn: 1_024,
+            ops: 1 << 20,
+            write_bytes: 256 << 20,
+            ring_slots: 4_096,
+            batch: 1_024,
+            arena: 1 << 20,
+            read_cap: 256 << 10,
+            bytes_per_turn: 512 << 10,
+            ops_per_turn: 64,
+            accepts_per_turn: 1_024,
+            listen_credit: 1_024,
+            close_within: Duration::from_secs(5),
+            close_drain: 1 << 20,
+        }
+    }
+}
+
+/// A limit that cannot work, by name, and what it may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitsError {
+    name: &'static str,
+    value: u64,
+    least: u64,
+    most: u64,
+}
+
+impl std::fmt::Display for LimitsError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name, value, least, most } = self;
+        write!(f, "limit `{name}` is {value}: choose between {least} and {most}")
+    }
+}
+
+impl std::error::Error for LimitsError {}
+
+impl Limits {
+    /// Checks every limit; a loop is never built on bad ones.
+    ///
+    /// # Errors
+    /// The first limit outside its range.
+    pub fn check(&self) -> Result<(), LimitsError> {
+        let most_close = Duration::from_secs(86_400);
+        let table: [(&'static str, u64, u64, u64); 14] = [
+            ("sessions", self.sessions as u64, 1, 1 << 24),
+            ("ops_per_conn", self.ops_per_conn.into(), 1, 1 << 20),
+            ("ops", self.ops as u64, 1, 1 << 23),
+            ("write_bytes", self.write_bytes, 1, 1 << 39),
+            ("ring_slots", self.ring_slots as u64, 2, 1 << 20),
+            ("batch", self.batch as u64, 1, 1 << 20),
+            ("arena", self.arena as u64, 1, 1 << 30),
+            ("read_cap", self.read_cap as u64, 1, 1 << 30),
+            ("bytes_per_turn", self.bytes_per_turn as u64, 1, 1 << 40),
+            ("ops_per_turn", self.ops_per_turn.into(), 1, 1 << 20),
+            ("accepts_per_turn", self.accepts_per_turn.into(), 1, 1 << 20),
+            ("listen_credit", self.listen_credit as u64, 1, 1 << 20),
+            ("close_within (ms)", Self::millis(self.close_within), 0, Self::millis(most_close)),
+            ("close_drain", self.close_drain as u64, 0, 1 << 25),
+        ];
+        let bad = table.into_iter().find(|(_, value, least, most)| value < least || value > most);
+        bad.map_or(Ok(()), |(name, value, least, most)| Err(LimitsError { name, value, least, most }))
+    }
+
+    fn millis(d: Duration) -> u64 {
+        u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// How a loop is set up: limits, thread name, CPU.
+///
+/// ```
+/// let options = gaio::Options::default().name("gateway").limits(gaio::Limits::default());
+/// # let _ = options;
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub(crate) limits: Limits,
+    pub(crate) name: Option<String>,
+    pub(crate) cpu: Option<usize>,
+}
+
+impl Options {
+    /// Sets the limits.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Names the loop thread (`gaio` otherwise). An embedded loop has no thread of its own, so there it does nothing.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Pins the loop thread to a CPU; for an embedded loop, the calling thread. A CPU outside the set this thread may
+    /// run on is an error that names the set.
+    #[must_use]
+    pub const fn pin_to(mut self, cpu: usize) -> Self {
+        self.cpu = Some(cpu);
+        self
+    }
+}

@@ -1,0 +1,107 @@
+//! Waker over a pipe, for systems without an eventfd; on Linux with `--cfg gaio_pipe_waker`.
+//!
+//! A pipe must be emptied. A full one takes no further byte, and without a byte there is no edge: the wake would be
+//! lost. So [`Waker::drain`] comes after the waker's event and before one looks at the work: a wake that found the
+//! pipe full is then covered by the drain that is still to come.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::{read, retry_on_intr, write};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::epoll::Selector;
+
+/// Ends the selector's sleep from any thread.
+#[derive(Debug)]
+pub(crate) struct Waker {
+    reader: OwnedFd,
+    writer: OwnedFd,
+}
+
+impl Waker {
+    /// Registers with `selector` under `token`.
+    pub(crate) fn new(selector: &Selector, token: u64) -> io::Result<Self> {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        selector.register_waker(reader.as_fd(), token)?;
+        Ok(Self { reader, writer })
+    }
+
+    /// Ends the current sleep, or the next one. Never blocks.
+    pub(crate) fn wake(&self) {
+        // EAGAIN is success: a full pipe has an event that is not yet fetched, or a drain that is not yet done.
+        // EPIPE, and with it SIGPIPE, can't be: the reader is ours.
+        let _ = retry_on_intr(|| write(&self.writer, &[1]));
+    }
+
+    /// Empties the pipe.
+    pub(crate) fn drain(&self) {
+        // Usually one byte, since a gate lets one wake through per park: one read tells, because it comes back short.
+        let mut sink = [0_u8; 64];
+        while let Ok(sink_len) = retry_on_intr(|| read(&self.reader, &mut sink)) {
+            if sink_len < sink.len() {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::thread;
+
+    use super::super::{Bits, Readiness};
+    use super::*;
+
+    const EVENT: Readiness = Readiness { token: 9, bits: Bits::READABLE };
+
+    fn poll(selector: &mut Selector) -> Vec<Readiness> {
+        let mut out = Vec::new();
+        selector.wait(&mut out, Some(0)).unwrap();
+        out
+    }
+
+    #[test]
+    fn a_wake_from_another_thread_ends_a_sleep_for_ever() {
+        let mut selector = Selector::new().unwrap();
+        let waker = Arc::new(Waker::new(&selector, 9).unwrap());
+        let mut out = Vec::new();
+        for _ in 0..100 {
+            let remote = Arc::clone(&waker);
+            let thread = thread::spawn(move || remote.wake());
+            selector.wait(&mut out, None).unwrap();
+            assert_eq!(out, [EVENT]);
+            waker.drain();
+            thread.join().unwrap();
+        }
+        assert_eq!(poll(&mut selector), []);
+    }
+
+    #[test]
+    fn wakes_before_the_wait_are_one_event_and_the_next_one_another() {
+        let mut selector = Selector::new().unwrap();
+        let waker = Waker::new(&selector, 9).unwrap();
+        assert_eq!(poll(&mut selector), []);
+        (0..3).for_each(|_| waker.wake());
+        assert_eq!(poll(&mut selector), [EVENT]);
+        waker.drain();
+        assert_eq!(poll(&mut selector), []);
+        waker.wake();
+        assert_eq!(poll(&mut selector), [EVENT]);
+    }
+
+    #[test]
+    fn a_full_pipe_takes_wakes_and_wakes_again_once_drained() {
+        let mut selector = Selector::new().unwrap();
+        let waker = Waker::new(&selector, 9).unwrap();
+        // A pipe holds 64 KiB here; what matters is that it is more than full.
+        (0..100_000).for_each(|_| waker.wake());
+        assert_eq!(write(&waker.writer, &[1]), Err(rustix::io::Errno::AGAIN), "the pipe is full");
+        assert_eq!(poll(&mut selector), [EVENT]);
+        waker.drain();
+        assert_eq!(read(&waker.reader, &mut [0; 1]), Err(rustix::io::Errno::AGAIN), "the pipe is empty");
+        waker.wake();
+        assert_eq!(poll(&mut selector), [EVENT]);
+    }
+}

@@ -1,0 +1,164 @@
+//! Batches: completions published together, with the bytes of the pooled reads among them.
+//!
+//! A `Buffer` is what the mailbox swaps: the loop fills it, the cell holds it, the taker empties it. It owns its
+//! arena, so pooled bytes travel with their completions and are valid exactly as long as the batch (I5): the next
+//! take gives the buffer back to the loop, and the borrow of [`Batch`] ends before it.
+
+use std::collections::VecDeque;
+
+use crate::error::WaitError;
+use crate::watcher::outcome::{Event, Failure, ListenerId, Outcome, Payload};
+use crate::watcher::submitter::Shared;
+use crate::watcher::{Conn, Lease};
+
+/// An [`Outcome`] whose pooled bytes are still a range.
+#[derive(Debug)]
+pub(crate) enum Stored {
+    Read(Vec<u8>),
+    Pooled { at: u32, len: u32 },
+    Leased(Lease),
+    Readable,
+    Wrote(Payload),
+    Closed,
+    Eof(Option<Vec<u8>>),
+    Failed(Failure),
+}
+
+#[derive(Debug)]
+pub(crate) enum Item<C> {
+    Done { conn: Conn<C>, context: C, outcome: Stored },
+    Accepted { conn: Conn<C>, listener: ListenerId },
+    ListenerEnded { listener: ListenerId, error: Option<std::io::Error> },
+    Posted(C),
+}
+
+/// Memory for pooled reads. Zeroed once, by the allocator; pages never read into are never touched.
+#[derive(Debug)]
+pub(crate) struct Arena {
+    memory: Box<[u8]>,
+    used: usize,
+}
+
+impl Arena {
+    /// The next `cap` bytes, or what is left of them if that is worth a read.
+    pub(crate) fn room(&mut self, cap: usize) -> Option<&mut [u8]> {
+        /// A read is not offered less than this, unless the whole arena or the cap is smaller.
+        const FLOOR: usize = 2_048;
+        let (size, rest) = (self.memory.len(), self.memory.len() - self.used);
+        let take = cap.min(rest);
+        (take >= FLOOR.min(cap).min(size)).then(|| &mut self.memory[self.used..self.used + take])
+    }
+
+    /// Nothing has been read into it yet.
+    pub(crate) const fn is_fresh(&self) -> bool {
+        self.used == 0
+    }
+
+    /// Keeps `n` bytes of the room just filled.
+    pub(crate) fn keep(&mut self, n: usize) -> Stored {
+        let at = self.used;
+        self.used += n;
+        debug_assert!(self.used <= self.memory.len());
+        #[expect(clippy::cast_possible_truncation, reason = "Limits bounds the arena to 2^30")]
+        Stored::Pooled { at: at as u32, len: n as u32 }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Buffer<C> {
+    items: VecDeque<Item<C>>,
+    pub(crate) arena: Arena,
+    /// Operations among the items: what the taker subtracts from those in flight.
+    pub(crate) ops: u32,
+    /// Accepted connections among the items: what the listeners' credit counts.
+    pub(crate) accepted: usize,
+    /// Set in the last batch of a loop, and only there.
+    pub(crate) end: Option<WaitError>,
+}
+
+impl<C> Buffer<C> {
+    /// Room for a full batch and the step that filled it; more only grows it once.
+    pub(crate) fn new(batch: usize, step: usize, arena: usize) -> Self {
+        let arena = Arena { memory: vec![0; arena].into_boxed_slice(), used: 0 };
+        Self { items: VecDeque::with_capacity(batch + step), arena, ops: 0, accepted: 0, end: None }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    pub(crate) fn push(&mut self, item: Item<C>) {
+        match item {
+            Item::Done { .. } | Item::Posted(_) => self.ops += 1,
+            Item::Accepted { .. } => self.accepted += 1,
+            Item::ListenerEnded { .. } => {}
+        }
+        self.items.push_back(item);
+    }
+
+    /// Makes an emptied buffer fit to be filled again.
+    pub(crate) fn recycle(&mut self) {
+        debug_assert!(self.items.is_empty(), "a batch is handed back empty, or completions would be lost (I1)");
+        self.items.clear();
+        self.arena.used = 0;
+        self.ops = 0;
+        self.accepted = 0;
+    }
+
+    /// Says that these completions are no longer in flight: they are being handed out.
+    pub(crate) fn settle(&mut self, shared: &Shared<C>) {
+        shared.in_flight.taken(std::mem::take(&mut self.ops));
+        self.accepted = 0;
+    }
+}
+
+/// A batch of events, borrowed until the next wait or turn.
+///
+/// Iterate over it to the end, or not: what is left when it is dropped is what the next wait hands out first.
+#[derive(Debug)]
+pub struct Batch<'w, C = ()> {
+    items: &'w mut VecDeque<Item<C>>,
+    arena: &'w [u8],
+}
+
+impl<'w, C> Batch<'w, C> {
+    pub(crate) fn new(buffer: &'w mut Buffer<C>) -> Self {
+        Self { items: &mut buffer.items, arena: &buffer.arena.memory }
+    }
+}
+
+impl<'w, C> Iterator for Batch<'w, C> {
+    type Item = Event<'w, C>;
+
+    fn next(&mut self) -> Option<Event<'w, C>> {
+        Some(match self.items.pop_front()? {
+            Item::Done { conn, context, outcome } => {
+                conn.settle();
+                let outcome = match outcome {
+                    Stored::Read(bytes) => Outcome::Read(bytes),
+                    Stored::Pooled { at, len } => Outcome::Pooled(&self.arena[at as usize..][..len as usize]),
+                    Stored::Leased(lease) => Outcome::Leased(lease),
+                    Stored::Readable => Outcome::Readable,
+                    Stored::Wrote(payload) => Outcome::Wrote(payload),
+                    Stored::Closed => Outcome::Closed,
+                    Stored::Eof(bytes) => Outcome::Eof(bytes),
+                    Stored::Failed(failure) => Outcome::Failed(failure),
+                };
+                Event::Done { conn, context, outcome }
+            }
+            Item::Accepted { conn, listener } => Event::Accepted { peer: conn.peer_addr(), conn, listener },
+            Item::ListenerEnded { listener, error } => Event::ListenerEnded { listener, error },
+            Item::Posted(context) => Event::Posted(context),
+        })
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.items.len(), Some(self.items.len()))
+    }
+}
+
+impl<C> ExactSizeIterator for Batch<'_, C> {}

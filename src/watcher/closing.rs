@@ -1,0 +1,168 @@
+//! The end of a connection: graceful close, release, and what becomes of the pending operations.
+//!
+//! A graceful close goes through three phases under one deadline:
+//!
+//! | phase    | waits for                             | then                                             |
+//! |----------|---------------------------------------|--------------------------------------------------|
+//! | flushing | the queued writes                     | the sending side is shut down                    |
+//! | draining | the peer's end of stream, input thrown away | the descriptor is closed                   |
+//! | gone     |                                       | the close completes: the descriptor is gone (I1) |
+//!
+//! Draining is why the tail of a response survives: closing with unread input makes the kernel send a reset, and the
+//! peer may lose what it had not read yet. A torn message is never followed by a clean end: if a write went out in
+//! part, or one before failed, the connection is reset instead.
+
+use crate::error::OpError;
+use crate::event_loop::Step;
+use crate::event_loop::counters::count;
+use crate::event_loop::session::{Flags, Session, Verb};
+use crate::event_loop::slab::Key;
+use crate::event_loop::timers::Timer;
+use crate::sys;
+use crate::watcher::batch::Stored;
+use crate::watcher::lease::Class;
+use crate::watcher::op::Body;
+use crate::watcher::proactor::{Core, Pending, Proactor, Queues};
+use crate::watcher::submitter::nanos;
+
+/// Reads of input to be thrown away, per step.
+const DRAINS_PER_STEP: usize = 4;
+
+impl<C> Proactor<C> {
+    /// A close or release has come out of the ring.
+    pub(crate) fn start_ending(&mut self, core: &mut Core, key: Key, op: Pending<C>) {
+        if core.sessions.get_mut(key).is_none() {
+            return self.complete(op.conn, op.context, Stored::Closed);
+        }
+        match op.body {
+            Body::Release => {
+                self.end_session(core, key, || OpError::Released);
+                self.complete(op.conn, op.context, Stored::Closed);
+            }
+            _ => {
+                // It waits behind the writes it must not overtake, and completes when the session ends.
+                self.store(core, key, op);
+                self.begin_close(core, key);
+            }
+        }
+    }
+
+    /// Begins the graceful close, unless it has begun. Also what happens when the last handle is dropped.
+    pub(crate) fn begin_close(&mut self, core: &mut Core, key: Key) {
+        let Some(session) = core.sessions.get_mut(key) else { return };
+        if session.has(Flags::CLOSING) {
+            return;
+        }
+        session.set(Flags::CLOSING);
+        self.closing += 1;
+        let linger = session.state.linger;
+        while let Some(session) = core.sessions.get_mut(key) {
+            let Some(op) = Self::pop_front(&mut self.ops, &mut session.state.read) else { break };
+            self.fail(op, OpError::Released);
+        }
+        if self.advance_close(core, key) == Step::Again {
+            core.enqueue(key);
+        }
+        if core.sessions.get_mut(key).is_some() {
+            let bound = if linger > 0 { u64::from(linger) * 1_000_000_000 } else { nanos(core.limits.close_within) };
+            core.timers.arm(sys::now().saturating_add(bound), Timer::Close(key.token()));
+        }
+    }
+
+    /// Does the next thing in the write queue end the session?
+    pub(crate) fn head_is_ending(&mut self, session: &Session<Queues>) -> bool {
+        self.ops.at_mut(session.state.write.head()).is_some_and(|op| op.body.is_ending())
+    }
+
+    /// Moves a graceful close on as far as it goes.
+    pub(crate) fn advance_close(&mut self, core: &mut Core, key: Key) -> Step {
+        let Some(session) = core.sessions.get_mut(key) else { return Step::Idle };
+        if !session.state.write.is_empty() && !self.head_is_ending(session) {
+            // Flushing. With the budget spent there may be more to send at once.
+            let more = session.writable() || session.has(Flags::BROKEN);
+            return if more { Step::Again } else { Step::Idle };
+        }
+        let over = session.has(Flags::BROKEN) || session.has(Flags::RESET) || session.has(Flags::EOF);
+        if over {
+            // Nothing more will come: the close itself is the end of our side.
+            self.end_session(core, key, || OpError::Released);
+            return Step::Idle;
+        }
+        if !session.has(Flags::SHUT) {
+            session.set(Flags::SHUT);
+            if sys::shutdown_write(&session.socket).is_err() {
+                self.end_session(core, key, || OpError::Released);
+                return Step::Idle;
+            }
+        }
+        self.drain_input(core, key)
+    }
+
+    /// Throws input away until the peer's end, the bound, or EAGAIN.
+    fn drain_input(&mut self, core: &mut Core, key: Key) -> Step {
+        let Some(session) = core.sessions.get_mut(key) else { return Step::Idle };
+        for _ in 0..DRAINS_PER_STEP {
+            if !session.readable() {
+                return Step::Idle;
+            }
+            let mut sink = self.stash.draw(Class::Small);
+            let (bytes, verb) = session.recv_vec(std::mem::take(sink.space()));
+            *sink.space() = bytes;
+            self.stash.give(sink);
+            match verb {
+                Verb::Moved(n) => {
+                    let kib = u16::try_from(n.div_ceil(1024)).unwrap_or(u16::MAX);
+                    session.state.drained = session.state.drained.saturating_add(kib);
+                }
+                Verb::Pending => return Step::Idle,
+                Verb::Eof | Verb::Failed(_) => {
+                    self.end_session(core, key, || OpError::Released);
+                    return Step::Idle;
+                }
+            }
+            if usize::from(session.state.drained) * 1024 > core.limits.close_drain {
+                count(&self.shared.counters.closed_hard);
+                self.end_session(core, key, || OpError::Released);
+                return Step::Idle;
+            }
+        }
+        Step::Again
+    }
+
+    /// The time of a graceful close is over.
+    pub(crate) fn close_overdue(&mut self, core: &mut Core, key: Key) {
+        if core.sessions.get_mut(key).is_some_and(|session| session.has(Flags::CLOSING)) {
+            count(&self.shared.counters.closed_hard);
+            self.end_session(core, key, || OpError::Released);
+        }
+    }
+
+    /// Ends a session now. The descriptor goes first, then its operations complete: closes as done, the rest failed.
+    pub(crate) fn end_session(&mut self, core: &mut Core, key: Key, error: impl Fn() -> OpError) {
+        let Some(session) = core.retire(key) else { return };
+        let closing = session.has(Flags::CLOSING);
+        let unsent = !session.state.write.is_empty() && !self.head_is_ending(&session);
+        let torn = self.ops.at_mut(session.state.write.head()).is_some_and(|op| op.done > 0);
+        // A graceful close that could not send everything has failed its promise, and says so to the peer.
+        if torn || session.has(Flags::BROKEN) || (closing && unsent) {
+            sys::reset_on_close(&session.socket);
+        }
+        let Session { socket, state: Queues { mut read, mut write, .. }, .. } = session;
+        drop(socket);
+        self.shared.left();
+        if closing {
+            self.closing -= 1;
+        }
+        while let Some(op) = Self::pop_front(&mut self.ops, &mut read) {
+            self.fail(op, error());
+        }
+        while let Some(op) = Self::pop_front(&mut self.ops, &mut write) {
+            self.writes -= 1;
+            if op.body.is_ending() {
+                self.complete(op.conn, op.context, Stored::Closed);
+            } else {
+                self.fail(op, error());
+            }
+        }
+    }
+}

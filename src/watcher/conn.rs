@@ -1,0 +1,266 @@
+//! Connections, as the user holds them.
+//!
+//! A `Conn` is one counted block per connection, shared by all its handles and by the operations in flight. The last
+//! handle does not free it but sends it to the loop (`handoff::handles`), which closes the session that its token
+//! names: dropping takes no ring slot, allocates nothing, and cannot fail.
+//!
+//! | token          | written by                        | an operation on it completes as       |
+//! |----------------|-----------------------------------|----------------------------------------|
+//! | `UNREGISTERED` | `delegate`                        | (waits: its delegation is in the ring) |
+//! | `REFUSED`      | the loop, the kernel said no      | `NotRegistered`                        |
+//! | a key          | the loop, at registration         | what happens; `Closed` once it is gone |
+//!
+//! Only the loop writes the token, and it only reads it itself: relaxed accesses are enough.
+
+use std::hash::{Hash, Hasher};
+use std::net::SocketAddr;
+
+use crate::error::{SubmitError, SubmitErrorKind};
+use crate::handoff::{Counted, Handle};
+use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::watcher::op::{Body, Op, Single, Submission, Then, Write};
+use crate::watcher::outcome::Payload;
+use crate::watcher::submitter::{Patience, Shared};
+
+const UNREGISTERED: u64 = 0;
+const REFUSED: u64 = u64::MAX;
+
+/// Both ends' addresses: inline for IPv4, so that an idle connection stays small.
+#[derive(Debug)]
+pub(crate) enum Addresses {
+    Unknown,
+    V4 { peer: ([u8; 4], u16), local: ([u8; 4], u16) },
+    Other(Box<(SocketAddr, Option<SocketAddr>)>),
+}
+
+impl Addresses {
+    pub(crate) fn new(peer: Option<SocketAddr>, local: Option<SocketAddr>) -> Self {
+        match (peer, local) {
+            (None, _) => Self::Unknown,
+            (Some(SocketAddr::V4(peer)), Some(SocketAddr::V4(local))) => {
+                Self::V4 { peer: (peer.ip().octets(), peer.port()), local: (local.ip().octets(), local.port()) }
+            }
+            (Some(peer), local) => Self::Other(Box::new((peer, local))),
+        }
+    }
+
+    fn peer(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Unknown => None,
+            Self::V4 { peer, .. } => Some(SocketAddr::from(*peer)),
+            Self::Other(both) => Some(both.0),
+        }
+    }
+
+    fn local(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Unknown => None,
+            Self::V4 { local, .. } => Some(SocketAddr::from(*local)),
+            Self::Other(both) => both.1,
+        }
+    }
+}
+
+/// The block behind every handle of one connection.
+#[derive(Debug)]
+pub(crate) struct Link<C> {
+    shared: Arc<Shared<C>>,
+    token: AtomicU64,
+    addresses: Addresses,
+}
+
+impl<C> Counted for Link<C> {
+    type Home = Shared<C>;
+
+    fn home(&self) -> &Arc<Shared<C>> {
+        &self.shared
+    }
+
+    fn announce(home: &Shared<C>) {
+        home.announce_drop();
+    }
+}
+
+impl<C> Link<C> {
+    pub(crate) fn token(&self) -> Token {
+        match self.token.load(Ordering::Relaxed) {
+            UNREGISTERED => Token::Unregistered,
+            REFUSED => Token::Refused,
+            token => Token::Session(token),
+        }
+    }
+}
+
+/// What the loop knows of a connection by its handle.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Token {
+    Unregistered,
+    Refused,
+    Session(u64),
+}
+
+/// A handle to a delegated connection: `Send`, `Sync`, cheap to clone.
+///
+/// Operations are built from it and submitted from any thread. When the last handle is dropped and nothing is in
+/// flight, the connection is closed gracefully. Two handles are equal if they name the same connection.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let (mut watcher, submitter) = gaio::Watcher::spawn(gaio::Options::default())?;
+/// let conn = submitter.delegate(std::net::TcpStream::connect("127.0.0.1:7000")?)?;
+/// conn.write(b"ping\n").submit()?;
+/// conn.read(Vec::with_capacity(4096)).submit()?;
+/// # Ok(()) }
+/// ```
+pub struct Conn<C = ()>(Handle<Link<C>>);
+
+impl<C> Conn<C> {
+    pub(crate) fn create(shared: Arc<Shared<C>>, addresses: Addresses) -> Self {
+        Self(Handle::new(Link { shared, token: AtomicU64::new(UNREGISTERED), addresses }))
+    }
+
+    pub(crate) fn token(&self) -> Token {
+        self.0.token()
+    }
+
+    /// Tells the handle what its session is called. Loop thread only.
+    pub(crate) fn set_token(&self, token: u64) {
+        self.0.token.store(token, Ordering::Relaxed);
+    }
+
+    /// Tells the handle that there will be no session. Loop thread only.
+    pub(crate) fn set_refused(&self) {
+        self.0.token.store(REFUSED, Ordering::Relaxed);
+    }
+
+    /// This handle no longer counts as an operation in flight.
+    pub(crate) fn settle(&self) {
+        self.0.settle();
+    }
+
+    pub(crate) fn submit(&self, context: C, body: Body, patience: Patience) -> Result<(), SubmitError<C>> {
+        let shared = &self.0.shared;
+        let refused = |context, body: Body| {
+            let buffer = body.into_payload();
+            Err(SubmitError { kind: SubmitErrorKind::TooMany, context, buffer })
+        };
+        let bytes = body.bytes().len();
+        // Endings are never refused for being too many: they are how one gets out of that.
+        let cap = if body.is_ending() { u32::MAX } else { shared.limits.ops_per_conn };
+        let Some(handle) = self.0.begin(cap) else { return refused(context, body) };
+        let conn = Self(handle);
+        if !shared.in_flight.begin(bytes, &shared.limits, body.is_ending()) {
+            conn.settle();
+            return refused(context, body);
+        }
+        let submission = Submission::Op { conn, context, body };
+        shared.submit(submission, patience).map_err(|(kind, submission)| {
+            shared.in_flight.undo(bytes);
+            match submission.refuse(kind) {
+                Some(error) => error,
+                None => unreachable!("an operation was submitted, so an operation was refused"),
+            }
+        })
+    }
+
+    /// The peer's address; none for Unix sockets.
+    #[must_use]
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.0.addresses.peer()
+    }
+
+    /// The local address; none for Unix sockets.
+    #[must_use]
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.0.addresses.local()
+    }
+
+    /// Reads at least one byte into `buffer`: it is cleared, and filled up to its capacity.
+    ///
+    /// Completes as `Read`, `Eof(Some(buffer))` or `Failed`. A buffer of capacity 0 is refused.
+    pub const fn read(&self, buffer: Vec<u8>) -> Op<'_, C> {
+        Op::new(self, Body::Read(buffer))
+    }
+
+    /// Reads exactly `n` bytes into `buffer`, which is cleared and grown if it is too small.
+    ///
+    /// Completes as `Read` with all of them; `Eof` or `Failed` give back what did arrive. `n == 0` is refused.
+    pub const fn read_exact(&self, buffer: Vec<u8>, n: usize) -> Op<'_, C> {
+        Op::new(self, Body::ReadExact(buffer, n))
+    }
+
+    /// Reads into memory of the batch: the completion borrows the bytes from it. No buffer is needed or held.
+    ///
+    /// One read brings at most [`Limits::read_cap`](crate::Limits::read_cap) bytes. While the batch's arena is full
+    /// the read waits, with its bytes still in the kernel.
+    pub const fn read_pooled(&self) -> Op<'_, C> {
+        Op::new(self, Body::ReadPooled)
+    }
+
+    /// Reads into a buffer of the loop's pool, drawn when there is something to read.
+    pub const fn read_leased(&self) -> Op<'_, C> {
+        Op::new(self, Body::ReadLeased)
+    }
+
+    /// Completes as `Readable` when there are bytes to read or the stream has ended. Holds no buffer.
+    pub const fn readable(&self) -> Op<'_, C> {
+        Op::new(self, Body::Readable)
+    }
+
+    /// Writes all of the payload: a `Vec<u8>`, `Bytes`, `&'static [u8]`, or a [`Lease`](crate::Lease).
+    ///
+    /// Completes as `Wrote` with the same allocation, when all bytes were handed to the system; or as `Failed`, with
+    /// the number that were. An empty payload is refused.
+    pub fn write<P: Into<Payload>>(&self, payload: P) -> Op<'_, C, Write<P>> {
+        Op::new(self, payload.into().into())
+    }
+
+    /// Copies the bytes into a buffer of the loop's pool and writes that; for bytes that are only borrowed, such as a
+    /// pooled read's. Costs the copy, and an allocation only when the pool is empty.
+    pub fn write_copied(&self, bytes: &[u8]) -> Op<'_, C, Write<crate::Lease>> {
+        Op::new(self, Body::WriteLease(Then::Done, self.0.shared.pool.copy(bytes)))
+    }
+
+    /// Closes gracefully. Pending reads complete as `Released` at once; queued writes go out; then the sending side
+    /// is shut down, input is thrown away until the peer ends too, and the descriptor is closed. All within
+    /// [`Limits::close_within`](crate::Limits::close_within), after which the rest fails and the peer sees a reset.
+    ///
+    /// Completes as `Closed` when the descriptor is gone. Closing twice is harmless.
+    pub const fn close(&self) -> Op<'_, C> {
+        Op::new(self, Body::Close)
+    }
+
+    /// Ends the session now: pending operations complete as `Released`, the descriptor is closed. What the system
+    /// has accepted already is still sent by it, unless there is unread input (then the peer sees a reset).
+    ///
+    /// Completes as `Closed`. Releasing twice is harmless.
+    pub const fn release(&self) -> Op<'_, C, Single> {
+        Op::new(self, Body::Release)
+    }
+}
+
+impl<C> Clone for Conn<C> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<C> PartialEq for Conn<C> {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(&*self.0, &*other.0)
+    }
+}
+
+impl<C> Eq for Conn<C> {}
+
+impl<C> Hash for Conn<C> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        std::ptr::hash(&*self.0, state);
+    }
+}
+
+impl<C> std::fmt::Debug for Conn<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Conn").field("peer", &self.peer_addr()).finish_non_exhaustive()
+    }
+}

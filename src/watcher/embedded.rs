@@ -1,0 +1,145 @@
+//! The loop in the caller's thread: one loop per core, without a hand-over in between.
+
+use std::io;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use crate::error::WaitError;
+use crate::event_loop::EventLoop;
+use crate::limits::Options;
+use crate::sync::Arc;
+use crate::sys;
+use crate::watcher::batch::Batch;
+use crate::watcher::proactor::{Outbox, Proactor};
+use crate::watcher::submitter::{Shared, Submitter, nanos};
+use crate::watcher::{Parts, assemble, buffer, checked};
+
+/// A watcher whose loop runs on the caller's thread, in [`EmbeddedWatcher::turn`].
+///
+/// It stays on the thread that made it. Submissions from there take a local queue without atomics and never wait;
+/// from other threads they go through the ring, and wake a sleeping turn.
+///
+/// ```
+/// use std::io::{Read, Write};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// let mut peer = std::net::TcpStream::connect(listener.local_addr()?)?;
+///
+/// let (mut watcher, submitter) = gaio::EmbeddedWatcher::new(gaio::Options::default())?;
+/// let conn = submitter.delegate(listener.accept()?.0)?;
+/// conn.read_pooled().submit()?;
+/// peer.write_all(b"hello")?;
+/// for event in watcher.turn(None)? {
+///     let gaio::Event::Done { conn, outcome: gaio::Outcome::Pooled(bytes), .. } = event else { panic!() };
+///     conn.write_copied(bytes).submit()?;
+/// }
+/// watcher.turn(None)?; // the write completes
+/// let mut answer = [0; 5];
+/// peer.read_exact(&mut answer)?;
+/// assert_eq!(&answer, b"hello");
+/// # Ok(()) }
+/// ```
+pub struct EmbeddedWatcher<C: Send + 'static = ()> {
+    event_loop: EventLoop<Proactor<C>>,
+    shared: Arc<Shared<C>>,
+    /// The selector was not asked in the last turn, since local work had produced output.
+    skipped: bool,
+    /// Not `Send`: the local queue is this thread's.
+    thread: PhantomData<*const ()>,
+}
+
+impl EmbeddedWatcher<()> {
+    /// Makes a loop on this thread. For contexts of your own type there is [`EmbeddedWatcher::new_for`].
+    ///
+    /// # Errors
+    /// Limits that cannot work, a CPU this thread may not run on, or no descriptors to be had.
+    pub fn new(options: Options) -> io::Result<(Self, Submitter)> {
+        Self::new_for(options)
+    }
+}
+
+impl<C: Send + 'static> EmbeddedWatcher<C> {
+    /// Makes a loop on this thread, for contexts of type `C`.
+    ///
+    /// # Errors
+    /// As [`EmbeddedWatcher::new`].
+    #[expect(clippy::needless_pass_by_value, reason = "options are used once; taking them reads better at the call")]
+    pub fn new_for(options: Options) -> io::Result<(Self, Submitter<C>)> {
+        checked(&options)?;
+        if let Some(cpu) = options.cpu {
+            sys::pin_current_thread(cpu)?;
+        }
+        let Parts { shared, event_loop } = assemble(&options, Outbox::Turn(buffer(&options)))?;
+        shared.local.bind();
+        let submitter = Submitter(shared.clone());
+        Ok((Self { event_loop, shared, skipped: false, thread: PhantomData }, submitter))
+    }
+
+    /// Takes turns until there are events, or the time is over: `None` waits for ever, zero only looks.
+    ///
+    /// Operations submitted on this thread since the last turn are started first. The batch may be empty; it borrows
+    /// the watcher until the next turn. Events left in the batch before come first, without a turn.
+    ///
+    /// # Errors
+    /// `Closed` once the loop was shut down and everything has been handed out; `LoopFailed` if the selector failed.
+    pub fn turn(&mut self, timeout: Option<Duration>) -> Result<Batch<'_, C>, WaitError> {
+        let buffer = self.event_loop.face.filling();
+        if buffer.is_empty() {
+            if let Some(end) = buffer.end {
+                return Err(end);
+            }
+            buffer.recycle();
+            let until = timeout.map(|time| sys::now().saturating_add(nanos(time)));
+            if self.run(until).is_err() {
+                self.event_loop.face.fail_all(&mut self.event_loop.core);
+            }
+        }
+        let buffer = self.event_loop.face.filling();
+        buffer.settle(&self.shared);
+        match buffer.end {
+            Some(end) if buffer.is_empty() => Err(end),
+            _ => Ok(Batch::new(buffer)),
+        }
+    }
+
+    fn has_output(&mut self) -> bool {
+        let buffer = self.event_loop.face.filling();
+        !buffer.is_empty() || buffer.end.is_some()
+    }
+
+    fn run(&mut self, until: Option<u64>) -> io::Result<()> {
+        // What this thread has submitted needs no event. If it produces output, the selector is left out, once.
+        if self.event_loop.is_busy() {
+            self.event_loop.pass();
+            if self.has_output() && !self.skipped {
+                self.skipped = true;
+                return Ok(());
+            }
+        }
+        self.skipped = false;
+        loop {
+            let until = if self.has_output() { Some(0) } else { until };
+            self.event_loop.park(until)?;
+            self.event_loop.pass();
+            if self.has_output() || until.is_some_and(|until| until <= sys::now()) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl<C: Send + 'static> Drop for EmbeddedWatcher<C> {
+    fn drop(&mut self) {
+        self.shared.shut_down(Duration::ZERO);
+        while let Ok(batch) = self.turn(None) {
+            batch.for_each(drop);
+        }
+        self.shared.local.unbind();
+    }
+}
+
+impl<C: Send + 'static> std::fmt::Debug for EmbeddedWatcher<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EmbeddedWatcher").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,282 @@
+//! Leased buffers: owned memory that comes from a loop's pool and finds its way back.
+//!
+//! The loop draws a lease when there is something to read, the user owns it, and the write it is sent with (or its
+//! drop, on any thread) gives it back. So an idle connection holds no buffer, and a read and its answer copy nothing.
+//!
+//! Two stores: the loop's `Stash` (no lock, only the loop's thread) and the `Pool` that every thread can reach. The
+//! pool is a mutex that is only ever *tried*: who finds it taken allocates or frees instead, so no drop ever waits.
+//! Memory: both are bounded, and the stash gives up what a window of draws never needed.
+
+use std::ops::{Deref, DerefMut};
+
+use crate::sync::{Arc, Mutex};
+
+/// Capacity of a small lease; a connection whose reads fill it gets large ones.
+pub(crate) const SMALL: usize = 16 << 10;
+/// Small buffers a store keeps at most (16 MiB), and large ones.
+const KEEP_SMALL: usize = 1_024;
+const KEEP_LARGE: usize = 16;
+/// Draws between two looks at what was never needed.
+const WINDOW: u32 = 4_096;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Class {
+    Small,
+    Large,
+}
+
+/// An owned buffer from a loop's pool, filled by a leased read or by [`Conn::write_copied`](crate::Conn::write_copied).
+///
+/// It reads as a slice, may be changed in place, and can be written as it is: `conn.write(lease)`. Dropping it on any
+/// thread gives it back without waiting; while another thread is inside the pool, it is freed instead.
+pub struct Lease {
+    bytes: Vec<u8>,
+    home: Arc<Pool>,
+}
+
+impl Lease {
+    /// Shortens it to `len` bytes; does nothing if it is shorter.
+    pub fn truncate(&mut self, len: usize) {
+        self.bytes.truncate(len);
+    }
+
+    /// Replaces the content by `bytes`. Allocates if they do not fit.
+    pub fn replace(&mut self, bytes: &[u8]) {
+        self.bytes.clear();
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    pub(crate) fn space(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    fn class(&self, large: usize) -> Option<Class> {
+        Pool::class_of(self.bytes.capacity(), large)
+    }
+}
+
+impl Deref for Lease {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+impl AsRef<[u8]> for Lease {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lease").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.home.give(std::mem::take(&mut self.bytes));
+    }
+}
+
+#[derive(Debug)]
+struct Shelves {
+    small: Vec<Vec<u8>>,
+    large: Vec<Vec<u8>>,
+}
+
+/// What every thread can reach: where dropped leases go, and where copies for writing come from.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    shelves: Mutex<Shelves>,
+    large: usize,
+}
+
+impl Pool {
+    /// `large` is the capacity of a large buffer: the most a leased read brings.
+    pub(crate) fn new(large: usize) -> Self {
+        let shelves = Shelves { small: Vec::with_capacity(KEEP_SMALL), large: Vec::with_capacity(KEEP_LARGE) };
+        Self { shelves: Mutex::new(shelves), large }
+    }
+
+    const fn size(&self, class: Class) -> usize {
+        match class {
+            Class::Small if SMALL < self.large => SMALL,
+            _ => self.large,
+        }
+    }
+
+    const fn class_of(capacity: usize, large: usize) -> Option<Class> {
+        if capacity == large {
+            Some(Class::Large)
+        } else if capacity == SMALL {
+            Some(Class::Small)
+        } else {
+            None
+        }
+    }
+
+    fn give(&self, mut bytes: Vec<u8>) {
+        let Some(class) = Self::class_of(bytes.capacity(), self.large) else { return };
+        bytes.clear();
+        let Ok(mut shelves) = self.shelves.try_lock() else { return };
+        let (shelf, keep) = match class {
+            Class::Small => (&mut shelves.small, KEEP_SMALL),
+            Class::Large => (&mut shelves.large, KEEP_LARGE),
+        };
+        if shelf.len() < keep {
+            shelf.push(bytes);
+        }
+    }
+
+    fn find(&self, class: Class) -> Option<Vec<u8>> {
+        let mut shelves = self.shelves.try_lock().ok()?;
+        match class {
+            Class::Small => shelves.small.pop(),
+            Class::Large => shelves.large.pop(),
+        }
+    }
+
+    /// An empty lease of at least the class's capacity.
+    pub(crate) fn draw(self: &Arc<Self>, class: Class) -> Lease {
+        let class = if self.large <= SMALL { Class::Large } else { class };
+        let bytes = self.find(class).unwrap_or_else(|| Vec::with_capacity(self.size(class)));
+        Lease { bytes, home: self.clone() }
+    }
+
+    /// A lease that holds a copy of `bytes`; one that fits no class is allocated to size and not kept.
+    pub(crate) fn copy(self: &Arc<Self>, bytes: &[u8]) -> Lease {
+        if bytes.len() > self.large.max(SMALL) {
+            return Lease { bytes: bytes.to_vec(), home: self.clone() };
+        }
+        let class = if bytes.len() > SMALL.min(self.large) { Class::Large } else { Class::Small };
+        let mut lease = self.draw(class);
+        lease.bytes.extend_from_slice(bytes);
+        lease
+    }
+}
+
+#[derive(Debug)]
+struct Shelf {
+    free: Vec<Lease>,
+    keep: usize,
+    /// Fewest free ones since the last trim: those were never needed.
+    unused: usize,
+}
+
+impl Shelf {
+    const fn new(keep: usize) -> Self {
+        Self { free: Vec::new(), keep, unused: 0 }
+    }
+}
+
+/// The loop's own store. Leases come back here from writes; drops on other threads go to the pool.
+#[derive(Debug)]
+pub(crate) struct Stash {
+    pool: Arc<Pool>,
+    small: Shelf,
+    large: Shelf,
+    draws: u32,
+}
+
+impl Stash {
+    pub(crate) const fn new(pool: Arc<Pool>) -> Self {
+        Self { pool, small: Shelf::new(KEEP_SMALL), large: Shelf::new(KEEP_LARGE), draws: 0 }
+    }
+
+    fn shelf(&mut self, class: Class) -> &mut Shelf {
+        match class {
+            Class::Small => &mut self.small,
+            Class::Large => &mut self.large,
+        }
+    }
+
+    pub(crate) fn draw(&mut self, class: Class) -> Lease {
+        self.draws += 1;
+        if self.draws >= WINDOW {
+            self.trim();
+        }
+        let shelf = self.shelf(class);
+        let found = shelf.free.pop();
+        shelf.unused = shelf.unused.min(shelf.free.len());
+        found.unwrap_or_else(|| self.pool.draw(class))
+    }
+
+    pub(crate) fn give(&mut self, mut lease: Lease) {
+        lease.bytes.clear();
+        let class = lease.class(self.pool.large);
+        let Some(class) = class.filter(|_| Arc::ptr_eq(&lease.home, &self.pool)) else { return };
+        let shelf = self.shelf(class);
+        if shelf.free.len() < shelf.keep {
+            shelf.free.push(lease);
+        }
+    }
+
+    /// Frees half of what the window of draws never touched.
+    fn trim(&mut self) {
+        self.draws = 0;
+        for shelf in [&mut self.small, &mut self.large] {
+            for mut surplus in shelf.free.drain(..shelf.unused.div_ceil(2)) {
+                // Freed, not passed on: the pool would only hand it back.
+                drop(std::mem::take(&mut surplus.bytes));
+            }
+            shelf.unused = shelf.free.len();
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_lease_is_drawn_again() {
+        let pool = Arc::new(Pool::new(256 << 10));
+        let lease = pool.copy(b"abc");
+        assert_eq!(&*lease, b"abc");
+        let at = lease.as_ptr();
+        drop(lease);
+        let again = pool.draw(Class::Small);
+        assert!(again.is_empty());
+        assert_eq!(again.bytes.as_ptr(), at);
+    }
+
+    #[test]
+    fn an_odd_size_is_not_kept() {
+        let pool = Arc::new(Pool::new(32 << 10));
+        drop(pool.copy(&vec![1; 100_000]));
+        let shelves = pool.shelves.lock().unwrap();
+        assert!(shelves.small.is_empty() && shelves.large.is_empty());
+    }
+
+    #[test]
+    fn the_stash_gives_up_what_is_never_needed() {
+        let pool = Arc::new(Pool::new(256 << 10));
+        let mut stash = Stash::new(pool.clone());
+        let burst: Vec<Lease> = (0..100).map(|_| stash.draw(Class::Small)).collect();
+        burst.into_iter().for_each(|lease| stash.give(lease));
+        assert_eq!(stash.small.free.len(), 100);
+        for _ in 0..20 * WINDOW {
+            let lease = stash.draw(Class::Small);
+            stash.give(lease);
+        }
+        assert!(stash.small.free.len() <= 2, "{} kept", stash.small.free.len());
+    }
+
+    #[test]
+    fn a_read_cap_below_the_small_class_still_pools() {
+        let pool = Arc::new(Pool::new(100));
+        let mut stash = Stash::new(pool.clone());
+        let lease = stash.draw(Class::Small);
+        assert_eq!(lease.bytes.capacity(), 100);
+        drop(lease);
+        assert_eq!(pool.shelves.lock().unwrap().large.len(), 1);
+    }
+}

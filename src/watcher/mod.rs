@@ -1,0 +1,244 @@
+//! The first face: a watcher waits for completions, submitters and connections hand in operations.
+//!
+//! ```text
+//!  Submitter, Conn ──► submitter.rs (what is shared) ──► proactor.rs ──► flow.rs     bytes
+//!       op.rs: what travels                                  │      └──► closing.rs  ends
+//!       lease.rs: buffers                                    ▼
+//!  Watcher ◄── batch.rs, outcome.rs: what comes back ◄── mailbox (spawned) or turn (embedded)
+//! ```
+
+use std::io;
+use std::time::Duration;
+
+use crate::error::WaitError;
+use crate::event_loop::{self, EventLoop};
+use crate::handoff::{Taken, Taker, gate, mailbox, ring};
+use crate::limits::Options;
+use crate::sync::{Arc, thread};
+use crate::sys::{self, Selector, Waker};
+
+mod batch;
+mod closing;
+mod conn;
+mod embedded;
+mod flow;
+mod lease;
+mod op;
+mod outcome;
+mod proactor;
+mod submitter;
+
+pub use batch::Batch;
+pub use conn::Conn;
+pub use embedded::EmbeddedWatcher;
+pub use lease::Lease;
+pub use op::{Op, Single, Spendable, Write};
+pub use outcome::{Event, Failure, Half, ListenerId, Outcome, Payload};
+pub use submitter::{Listener, Submitter};
+
+use batch::Buffer;
+use event_loop::counters::Counters;
+use proactor::{Outbox, Proactor};
+use submitter::Shared;
+
+/// The user's end of a loop that has a thread of its own: completions come out of here, in batches.
+///
+/// One thread waits at a time (`&mut self`), but the watcher may move between threads. Dropping it aborts everything,
+/// joins the loop thread, and drops the completions that were not taken, each buffer and context once.
+///
+/// ```
+/// use std::io::{Read, Write};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// let mut peer = std::net::TcpStream::connect(listener.local_addr()?)?;
+///
+/// let (mut watcher, submitter) = gaio::Watcher::spawn(gaio::Options::default())?;
+/// let conn = submitter.delegate(listener.accept()?.0)?;
+/// conn.read(Vec::with_capacity(64)).submit()?;
+/// peer.write_all(b"hello")?;
+/// for event in watcher.wait()? {
+///     let gaio::Event::Done { conn, outcome: gaio::Outcome::Read(bytes), .. } = event else { panic!() };
+///     conn.write(bytes).submit()?;
+/// }
+/// let mut answer = [0; 5];
+/// peer.read_exact(&mut answer)?;
+/// assert_eq!(&answer, b"hello");
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct Watcher<C: Send + 'static = ()> {
+    taker: Taker<Buffer<C>>,
+    shared: Arc<Shared<C>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Watcher<()> {
+    /// Starts a loop thread. For contexts of your own type there is [`Watcher::spawn_for`].
+    ///
+    /// # Errors
+    /// Limits that cannot work, a CPU this process may not run on, or no descriptors or thread to be had.
+    pub fn spawn(options: Options) -> io::Result<(Self, Submitter)> {
+        Self::spawn_for(options)
+    }
+}
+
+/// Everything of a loop that is the same for both drives.
+struct Parts<C> {
+    shared: Arc<Shared<C>>,
+    event_loop: EventLoop<Proactor<C>>,
+}
+
+fn assemble<C>(options: &Options, outbox: Outbox<C>) -> io::Result<Parts<C>> {
+    let limits = options.limits.clone();
+    let selector = Selector::new()?;
+    let waker = Waker::new(&selector, event_loop::WAKER)?;
+    let (producer, consumer) = ring(limits.ring_slots);
+    let (raiser, keeper) = gate();
+    let counters = Arc::new(Counters::default());
+    let core = event_loop::Core::new(selector, limits.clone(), counters.clone())?;
+    let shared = Arc::new(Shared::new(limits, producer, raiser, waker, counters));
+    let face = Proactor::new(shared.clone(), consumer, outbox);
+    Ok(Parts { shared, event_loop: EventLoop::new(core, face, keeper) })
+}
+
+fn checked(options: &Options) -> io::Result<()> {
+    options.limits.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+}
+
+fn buffer<C>(options: &Options) -> Buffer<C> {
+    Buffer::new(options.limits.batch, options.limits.ops_per_turn as usize, options.limits.arena)
+}
+
+impl<C: Send + 'static> Watcher<C> {
+    /// Starts a loop thread for contexts of type `C`.
+    ///
+    /// # Errors
+    /// As [`Watcher::spawn`].
+    #[expect(clippy::needless_pass_by_value, reason = "options are used once; taking them reads better at the call")]
+    pub fn spawn_for(options: Options) -> io::Result<(Self, Submitter<C>)> {
+        checked(&options)?;
+        let (publisher, taker) = mailbox(buffer(&options), buffer(&options), buffer(&options));
+        let Parts { shared, event_loop } = assemble(&options, Outbox::Mailbox(publisher))?;
+        let thread = start(&options, event_loop)?;
+        let submitter = Submitter(shared.clone());
+        Ok((Self { taker, shared, thread: Some(thread) }, submitter))
+    }
+
+    /// Waits for completions: parks until there is a batch, and borrows it until the next wait.
+    ///
+    /// Events left in the batch before come first. Another thread can end the wait by
+    /// [`Submitter::post`] or [`Submitter::shutdown`].
+    ///
+    /// # Errors
+    /// `Closed` once the loop was shut down and everything has been handed out; `LoopFailed` likewise after a panic.
+    pub fn wait(&mut self) -> Result<Batch<'_, C>, WaitError> {
+        self.fetch(|taker| Taken::Batch { more: taker.take() })?;
+        Ok(Batch::new(self.taker.taken()))
+    }
+
+    /// What is there now; an empty batch if there is nothing.
+    ///
+    /// # Errors
+    /// As [`Watcher::wait`].
+    pub fn try_wait(&mut self) -> Result<Batch<'_, C>, WaitError> {
+        self.fetch(Taker::try_take)?;
+        Ok(Batch::new(self.taker.taken()))
+    }
+
+    /// Waits at most that long; an empty batch if nothing came.
+    ///
+    /// # Errors
+    /// As [`Watcher::wait`].
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Batch<'_, C>, WaitError> {
+        self.fetch(|taker| taker.take_timeout(timeout))?;
+        Ok(Batch::new(self.taker.taken()))
+    }
+
+    /// Sees to it that there is something in the taken buffer, or that `take` found nothing.
+    fn fetch(&mut self, take: impl Fn(&mut Taker<Buffer<C>>) -> Taken) -> Result<(), WaitError> {
+        loop {
+            let taken = self.taker.taken();
+            if !taken.is_empty() {
+                return Ok(());
+            }
+            if let Some(end) = taken.end {
+                return Err(end);
+            }
+            taken.recycle();
+            let Taken::Batch { more } = take(&mut self.taker) else { return Ok(()) };
+            if more {
+                // The loop keeps a residue that found the cell full.
+                self.shared.raise();
+            }
+            self.taker.taken().settle(&self.shared);
+        }
+    }
+}
+
+impl<C: Send + 'static> Drop for Watcher<C> {
+    fn drop(&mut self) {
+        self.shared.shut_down(Duration::ZERO);
+        // The loop ends when its last batch is taken.
+        while let Ok(batch) = self.wait() {
+            batch.for_each(drop);
+        }
+        if self.shared.local.is_here() {
+            return; // Dropped by its own loop: that one is on its way out already.
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Starts the loop thread, and waits for it only to learn whether it could be pinned.
+fn start<C: Send + 'static>(
+    options: &Options,
+    event_loop: EventLoop<Proactor<C>>,
+) -> io::Result<thread::JoinHandle<()>> {
+    let name = options.name.clone().unwrap_or_else(|| String::from("gaio"));
+    let builder = thread::Builder::new().name(name);
+    let Some(cpu) = options.cpu else { return builder.spawn(move || run(event_loop)) };
+    let (answer, answered) = std::sync::mpsc::sync_channel(1);
+    let thread = builder.spawn(move || {
+        let pinned = sys::pin_current_thread(cpu);
+        let go = pinned.is_ok();
+        let _ = answer.send(pinned);
+        if go {
+            run(event_loop);
+        }
+    })?;
+    answered.recv().map_err(|_| io::Error::other("the loop thread ended before it began"))??;
+    Ok(thread)
+}
+
+/// The body of a loop thread.
+fn run<C>(mut event_loop: EventLoop<Proactor<C>>) {
+    let shared = event_loop.face.shared.clone();
+    shared.local.bind();
+    // A panic can only come from user code: the `Drop` of a context or buffer. What was in hand is lost with it; all
+    // else is completed as failed, in order, and the watcher is told.
+    let unharmed = |event_loop: &mut EventLoop<Proactor<C>>| {
+        let driven = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drive(event_loop)));
+        matches!(driven, Ok(Ok(())))
+    };
+    if !unharmed(&mut event_loop) {
+        event_loop.face.fail_all(&mut event_loop.core);
+        unharmed(&mut event_loop);
+    }
+    shared.local.unbind();
+}
+
+/// Turns until the loop has ended and its last batch is taken.
+fn drive<C>(event_loop: &mut EventLoop<Proactor<C>>) -> io::Result<()> {
+    let mut skipped = false;
+    while !event_loop.face.is_gone() {
+        // Raised in the last turn: the submissions are there, and the selector can wait for one turn, not for two.
+        skipped = event_loop.owed() && !skipped;
+        if !skipped {
+            event_loop.park(None)?;
+        }
+        event_loop.pass();
+    }
+    Ok(())
+}

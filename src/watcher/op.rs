@@ -1,0 +1,276 @@
+//! Operations: what a handle builds, and what travels to the loop.
+//!
+//! An [`Op`] borrows its connection and owns its buffer; nothing happens until it is submitted. Submitted, it becomes
+//! a `Submission` that holds a handle of its own, so an operation in flight keeps its connection open (I7).
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::error::{SubmitError, SubmitErrorKind};
+use crate::sys::Socket;
+use crate::watcher::outcome::{ListenerId, Payload};
+use crate::watcher::submitter::{ListenerFlag, Patience};
+use crate::watcher::{Conn, Lease};
+
+/// What a write does once all its bytes are out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Then {
+    Done,
+    ReadSame,
+    ReadPooled,
+    ReadLeased,
+}
+
+/// The verb and its buffer. Flat, so that `Then` sits beside the tag and a ring slot stays within 64 bytes.
+#[derive(Debug)]
+pub(crate) enum Body {
+    Read(Vec<u8>),
+    ReadExact(Vec<u8>, usize),
+    ReadPooled,
+    ReadLeased,
+    Readable,
+    WriteVec(Then, Vec<u8>),
+    WriteBytes(Then, Bytes),
+    WriteStatic(Then, &'static [u8]),
+    WriteLease(Then, Lease),
+    Close,
+    Release,
+}
+
+impl Body {
+    /// The bytes of a write; empty for everything else.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::WriteVec(_, bytes) => bytes,
+            Self::WriteBytes(_, bytes) => bytes,
+            Self::WriteStatic(_, bytes) => bytes,
+            Self::WriteLease(_, lease) => lease,
+            _ => &[],
+        }
+    }
+
+    pub(crate) const fn is_write(&self) -> bool {
+        self.then().is_some()
+    }
+
+    /// Closing verbs go behind everything submitted before them, on any thread.
+    pub(crate) const fn is_ending(&self) -> bool {
+        matches!(self, Self::Close | Self::Release)
+    }
+
+    /// What follows, for a write.
+    pub(crate) const fn then(&self) -> Option<Then> {
+        match self {
+            Self::WriteVec(then, _)
+            | Self::WriteBytes(then, _)
+            | Self::WriteStatic(then, _)
+            | Self::WriteLease(then, _) => Some(*then),
+            _ => None,
+        }
+    }
+
+    /// The buffer, on its way back to the caller.
+    pub(crate) fn into_payload(self) -> Option<Payload> {
+        Some(match self {
+            Self::Read(bytes) | Self::ReadExact(bytes, _) | Self::WriteVec(_, bytes) => Payload::Vec(bytes),
+            Self::WriteBytes(_, bytes) => Payload::Bytes(bytes),
+            Self::WriteStatic(_, bytes) => Payload::Static(bytes),
+            Self::WriteLease(_, lease) => Payload::Lease(lease),
+            Self::ReadPooled | Self::ReadLeased | Self::Readable | Self::Close | Self::Release => return None,
+        })
+    }
+
+    fn set_then(&mut self, next: Then) {
+        match self {
+            Self::WriteVec(then, _)
+            | Self::WriteBytes(then, _)
+            | Self::WriteStatic(then, _)
+            | Self::WriteLease(then, _) => *then = next,
+            _ => {}
+        }
+    }
+
+    /// Refuses what could never complete, and makes the buffer ready.
+    fn prepare(&mut self) -> Result<(), SubmitErrorKind> {
+        match self {
+            Self::Read(bytes) => {
+                bytes.clear();
+                if bytes.capacity() == 0 {
+                    return Err(SubmitErrorKind::EmptyBuffer);
+                }
+            }
+            Self::ReadExact(bytes, n) => {
+                bytes.clear();
+                if *n == 0 {
+                    return Err(SubmitErrorKind::EmptyBuffer);
+                }
+                bytes.try_reserve_exact(*n).map_err(|_| SubmitErrorKind::TooLarge)?;
+            }
+            body if body.is_write() && body.bytes().is_empty() => return Err(SubmitErrorKind::EmptyBuffer),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl From<Payload> for Body {
+    fn from(payload: Payload) -> Self {
+        match payload {
+            Payload::Vec(bytes) => Self::WriteVec(Then::Done, bytes),
+            Payload::Bytes(bytes) => Self::WriteBytes(Then::Done, bytes),
+            Payload::Static(bytes) => Self::WriteStatic(Then::Done, bytes),
+            Payload::Lease(lease) => Self::WriteLease(Then::Done, lease),
+        }
+    }
+}
+
+/// What travels through the ring.
+#[derive(Debug)]
+pub(crate) enum Submission<C> {
+    Op { conn: Conn<C>, context: C, body: Body },
+    Delegate { conn: Conn<C>, socket: Socket, linger: Option<Duration>, unix: bool },
+    Listen { socket: Socket, flag: ListenerFlag, id: ListenerId, unix: bool },
+    Post(C),
+}
+
+impl<C> Submission<C> {
+    /// Takes a refused operation apart.
+    pub(crate) fn refuse(self, kind: SubmitErrorKind) -> Option<SubmitError<C>> {
+        match self {
+            Self::Op { conn, context, body } => {
+                conn.settle();
+                Some(SubmitError { kind, context, buffer: body.into_payload() })
+            }
+            Self::Post(context) => Some(SubmitError { kind, context, buffer: None }),
+            Self::Delegate { .. } | Self::Listen { .. } => None,
+        }
+    }
+}
+
+/// Marks an [`Op`] that stands alone.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Single;
+
+/// Marks an [`Op`] that writes a `P` and may be linked to a read.
+#[derive(Debug)]
+pub struct Write<P>(PhantomData<P>);
+
+/// Payloads that need not come back, so a linked write may end in a read of another kind.
+pub trait Spendable: Into<Payload> {}
+impl Spendable for Bytes {}
+impl Spendable for &'static [u8] {}
+impl<const N: usize> Spendable for &'static [u8; N] {}
+impl Spendable for &'static str {}
+impl Spendable for Lease {}
+
+/// An operation that has not been submitted yet.
+///
+/// `K` says what it may be linked with: only a write can be followed by `then_read…`, and only a read that gives the
+/// written vector back may follow the write of one, so no buffer can get lost.
+#[must_use = "nothing happens until it is submitted"]
+#[derive(Debug)]
+pub struct Op<'c, C, K = Single> {
+    conn: &'c Conn<C>,
+    body: Body,
+    kind: PhantomData<K>,
+}
+
+impl<'c, C, K> Op<'c, C, K> {
+    pub(crate) const fn new(conn: &'c Conn<C>, body: Body) -> Self {
+        Self { conn, body, kind: PhantomData }
+    }
+
+    fn linked(mut self, then: Then) -> Op<'c, C> {
+        self.body.set_then(then);
+        Op::new(self.conn, self.body)
+    }
+
+    fn send(mut self, context: C, patience: Patience) -> Result<(), SubmitError<C>> {
+        if let Err(kind) = self.body.prepare() {
+            return Err(SubmitError { kind, context, buffer: self.body.into_payload() });
+        }
+        self.conn.submit(context, self.body, patience)
+    }
+
+    /// Hands it to the loop, with the context that its completion will carry.
+    ///
+    /// Lock-free while the ring has room. When it is full this parks until there is room; on a loop's own thread it
+    /// never waits. `Ok` means: exactly one completion will come (I1).
+    ///
+    /// # Errors
+    /// `EmptyBuffer`, `TooLarge`, `TooMany`, `Closed`, and on a loop's thread `Full`; context and buffer come back.
+    pub fn submit_with(self, context: C) -> Result<(), SubmitError<C>> {
+        self.send(context, Patience::Forever)
+    }
+
+    /// [`Op::submit_with`] a default context.
+    ///
+    /// # Errors
+    /// As [`Op::submit_with`].
+    pub fn submit(self) -> Result<(), SubmitError<C>>
+    where
+        C: Default,
+    {
+        self.submit_with(C::default())
+    }
+
+    /// Hands it over if there is room at once.
+    ///
+    /// # Errors
+    /// As [`Op::submit_with`], and `Full` on any thread.
+    pub fn try_submit_with(self, context: C) -> Result<(), SubmitError<C>> {
+        self.send(context, Patience::None)
+    }
+
+    /// [`Op::try_submit_with`] a default context.
+    ///
+    /// # Errors
+    /// As [`Op::try_submit_with`].
+    pub fn try_submit(self) -> Result<(), SubmitError<C>>
+    where
+        C: Default,
+    {
+        self.try_submit_with(C::default())
+    }
+
+    /// Hands it over, waiting for room at most that long.
+    ///
+    /// # Errors
+    /// As [`Op::submit_with`], and `Full` when the time is over.
+    pub fn submit_timeout_with(self, context: C, timeout: Duration) -> Result<(), SubmitError<C>> {
+        self.send(context, Patience::For(timeout))
+    }
+
+    /// [`Op::submit_timeout_with`] a default context.
+    ///
+    /// # Errors
+    /// As [`Op::submit_timeout_with`].
+    pub fn submit_timeout(self, timeout: Duration) -> Result<(), SubmitError<C>>
+    where
+        C: Default,
+    {
+        self.submit_timeout_with(C::default(), timeout)
+    }
+}
+
+impl<'c, C> Op<'c, C, Write<Vec<u8>>> {
+    /// Then reads into the same vector: one submission, one completion, and back-pressure by construction.
+    pub fn then_read(self) -> Op<'c, C> {
+        self.linked(Then::ReadSame)
+    }
+}
+
+impl<'c, C, P: Spendable> Op<'c, C, Write<P>> {
+    /// Then reads into the batch's arena.
+    pub fn then_read_pooled(self) -> Op<'c, C> {
+        self.linked(Then::ReadPooled)
+    }
+
+    /// Then reads into a lease; a lease that was written goes back to the pool first.
+    pub fn then_read_leased(self) -> Op<'c, C> {
+        self.linked(Then::ReadLeased)
+    }
+}
