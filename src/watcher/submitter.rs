@@ -247,9 +247,9 @@ impl<C> Shared<C> {
     pub(crate) fn shut_down(&self, grace: Duration) {
         let until = sys::now().saturating_add(nanos(grace)).max(1);
         // The earliest of several shutdowns counts. Release: the loop reads it after it has seen the ring closed.
-        let _ = self
-            .grace
-            .fetch_update(Ordering::Release, Ordering::Relaxed, |old| (old == 0 || until < old).then_some(until));
+        let _ = self.grace.fetch_update(Ordering::Release, Ordering::Relaxed, |old| {
+            (old == 0 || until < old).then_some(until)
+        });
         self.closing.store(true, Ordering::Release);
         self.ring.close();
         self.raise();
@@ -394,9 +394,7 @@ impl<C> Submitter<C> {
         let unix = match found.kind {
             Kind::TcpListener => false,
             Kind::UnixListener => true,
-            _ => {
-                return fail(DelegateErrorKind::Unsupported("not a listening socket: bind it and listen first"), socket);
-            }
+            _ => return fail(DelegateErrorKind::Unsupported("not a listening socket: bind it and listen first"), socket),
         };
         let address = sys::local_addr(&socket);
         let id = ListenerId(self.0.listeners.fetch_add(1, Ordering::Relaxed));
