@@ -37,7 +37,7 @@ counters! {
     polls,
     /// Writes to the waker: submissions that found the loop asleep.
     waker_writes,
-    /// Completions.
+    /// Completions handed over.
     completed,
     /// Batches handed over (published, or returned by a turn).
     batches,
@@ -57,7 +57,19 @@ counters! {
     closed_hard,
 }
 
+impl Counters {
+    /// Counts a batch with so many completions.
+    pub(crate) fn batch(&self, completions: u32) {
+        count(&self.batches);
+        add(&self.completed, completions.into());
+    }
+}
+
 /// Counts one. Loop thread only.
 pub(crate) fn count(counter: &AtomicU64) {
-    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    add(counter, 1);
+}
+
+fn add(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Ordering::Relaxed) + n, Ordering::Relaxed);
 }

@@ -53,7 +53,7 @@ const GENERATIONS: u32 = 1 << 30;
 
 #[derive(Debug)]
 pub(crate) struct Slab<T> {
-    chunks: Vec<Box<[Entry<T>]>>,
+    chunks: Vec<Box<[Entry<T>; CHUNK]>>,
     free: u32,
     retired: u32,
     /// The retired entry that was added first: where the free list is hooked on.
@@ -65,6 +65,7 @@ impl<T> Slab<T> {
         Self { chunks: Vec::new(), free: NIL, retired: NIL, retired_last: NIL }
     }
 
+    #[inline]
     pub(crate) fn insert(&mut self, value: T) -> Key {
         if self.free == NIL {
             self.grow();
@@ -77,20 +78,24 @@ impl<T> Slab<T> {
         Key { index, generation: entry.generation }
     }
 
+    #[cold]
     fn grow(&mut self) {
         #[expect(clippy::cast_possible_truncation, reason = "Limits bounds sessions and operations below 2^24")]
         let base = (self.chunks.len() * CHUNK) as u32;
         let last = base + (1 << CHUNK_BITS) - 1;
         let entries = (base..=last)
             .map(|i| Entry { generation: 1, body: Body::Vacant { next: if i == last { self.free } else { i + 1 } } });
-        self.chunks.push(entries.collect());
+        let Ok(chunk) = entries.collect::<Box<[_]>>().try_into() else { unreachable!("a chunk has CHUNK entries") };
+        self.chunks.push(chunk);
         self.free = base;
     }
 
+    #[inline]
     fn entry(&mut self, index: u32) -> Option<&mut Entry<T>> {
         self.chunks.get_mut(index as usize >> CHUNK_BITS).map(|chunk| &mut chunk[index as usize & (CHUNK - 1)])
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         match self.entry(key.index)? {
             Entry { generation, body: Body::Used(value) } if *generation == key.generation => Some(value),
@@ -99,6 +104,7 @@ impl<T> Slab<T> {
     }
 
     /// The entry at `index`, whatever its generation: for links that cannot be stale.
+    #[inline]
     pub(crate) fn at_mut(&mut self, index: u32) -> Option<&mut T> {
         match &mut self.entry(index)?.body {
             Body::Used(value) => Some(value),
@@ -106,6 +112,7 @@ impl<T> Slab<T> {
         }
     }
 
+    #[inline]
     fn vacate(&mut self, index: u32, next: u32) -> Option<T> {
         let entry = self.entry(index)?;
         if matches!(entry.body, Body::Vacant { .. }) {
@@ -117,6 +124,7 @@ impl<T> Slab<T> {
     }
 
     /// Takes the value out; the entry may be used again at once.
+    #[inline]
     pub(crate) fn remove_at(&mut self, index: u32) -> Option<T> {
         let value = self.vacate(index, self.free)?;
         self.free = index;

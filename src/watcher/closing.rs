@@ -23,7 +23,7 @@ use crate::watcher::batch::Stored;
 use crate::watcher::lease::Class;
 use crate::watcher::op::Body;
 use crate::watcher::proactor::{Core, Proactor};
-use crate::watcher::queue::{Pending, Queues};
+use crate::watcher::queue::{Operation, Queues};
 use crate::watcher::shared::nanos;
 
 /// Reads of input to be thrown away, per step.
@@ -31,7 +31,7 @@ const DRAINS_PER_STEP: usize = 4;
 
 impl<C> Proactor<C> {
     /// A close or release has come out of the ring.
-    pub(crate) fn start_ending(&mut self, core: &mut Core, key: Key, op: Pending<C>) {
+    pub(crate) fn start_ending(&mut self, core: &mut Core, key: Key, op: Operation<C>) {
         if core.sessions.get_mut(key).is_none() {
             return self.complete(op.conn, op.context, Stored::Closed);
         }
@@ -42,7 +42,10 @@ impl<C> Proactor<C> {
             }
             _ => {
                 // It waits behind the writes it must not overtake, and completes when the session ends.
-                self.store(core, key, op);
+                if let Some(session) = core.sessions.get_mut(key) {
+                    self.writes += 1;
+                    self.ops.push(&mut session.state.write, op);
+                }
                 self.begin_close(core, key);
             }
         }
@@ -58,7 +61,7 @@ impl<C> Proactor<C> {
         self.closing += 1;
         let linger = session.state.linger;
         while let Some(session) = core.sessions.get_mut(key) {
-            let Some(op) = self.ops.pop_front(&mut session.state.read) else { break };
+            let Some(op) = self.ops.pop(&mut session.state.read) else { break };
             self.fail(op, OpError::Released);
         }
         if self.advance_close(core, key) == Step::Again {
@@ -72,7 +75,7 @@ impl<C> Proactor<C> {
 
     /// Does the next thing in the write queue end the session?
     pub(crate) fn head_is_ending(&mut self, session: &Session<Queues>) -> bool {
-        self.ops.head(&session.state.write).is_some_and(|op| op.body.is_ending())
+        self.ops.head(&session.state.write).is_some_and(|pending| pending.op.body.is_ending())
     }
 
     /// Moves a graceful close on as far as it goes.
@@ -143,7 +146,7 @@ impl<C> Proactor<C> {
         let Some(session) = core.retire(key) else { return };
         let closing = session.has(Flags::CLOSING);
         let unsent = !session.state.write.is_empty() && !self.head_is_ending(&session);
-        let torn = self.ops.head(&session.state.write).is_some_and(|op| op.done > 0);
+        let torn = self.ops.head(&session.state.write).is_some_and(|pending| pending.done > 0);
         // A graceful close that could not send everything has failed its promise, and says so to the peer.
         if torn || session.has(Flags::BROKEN) || (closing && unsent) {
             sys::reset_on_close(&session.socket);
@@ -154,15 +157,15 @@ impl<C> Proactor<C> {
         if closing {
             self.closing -= 1;
         }
-        while let Some(op) = self.ops.pop_front(&mut read) {
+        while let Some(op) = self.ops.pop(&mut read) {
             self.fail(op, error());
         }
-        while let Some(op) = self.ops.pop_front(&mut write) {
+        while let Some(pending) = self.ops.pop(&mut write) {
             self.writes -= 1;
-            if op.body.is_ending() {
-                self.complete(op.conn, op.context, Stored::Closed);
+            if pending.op.body.is_ending() {
+                self.complete(pending.op.conn, pending.op.context, Stored::Closed);
             } else {
-                self.fail(op, error());
+                self.fail(pending, error());
             }
         }
     }

@@ -21,6 +21,7 @@ use crate::sync::figures::AtomicU64;
 use crate::sync::{Arc, Ordering};
 use crate::watcher::op::{Body, Op, Single, Submission, Then, Write};
 use crate::watcher::outcome::Payload;
+use crate::watcher::queue::Operation;
 use crate::watcher::shared::{Patience, Shared};
 
 const UNREGISTERED: u64 = 0;
@@ -154,7 +155,7 @@ impl<C> Conn<C> {
             conn.settle();
             return refused(context, body);
         }
-        let submission = Submission::Op { conn, context, body };
+        let submission = Submission::Op(Operation { conn, context, body });
         shared.submit(submission, patience).map_err(|(kind, submission)| {
             shared.in_flight.undo(bytes);
             match submission.refuse(kind) {

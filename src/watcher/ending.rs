@@ -14,7 +14,6 @@ use crate::handoff::Pop;
 use crate::sys;
 use crate::watcher::op::Submission;
 use crate::watcher::proactor::{Core, Proactor};
-use crate::watcher::queue::Pending;
 
 /// How far the loop's end has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,8 +71,8 @@ impl<C> Proactor<C> {
         self.shared.shut_down(Duration::ZERO);
         self.abort_all(core, || OpError::LoopFailed);
         while let Some(submission) = self.next_submission() {
-            if let Submission::Op { conn, context, body } = submission {
-                self.fail(Pending::new(conn, context, body), OpError::LoopFailed);
+            if let Submission::Op(op) = submission {
+                self.fail_new(op, OpError::LoopFailed);
             }
         }
         self.finish(WaitError::LoopFailed);

@@ -10,6 +10,7 @@
 use std::ops::{Deref, DerefMut};
 
 use crate::sync::{Arc, Mutex};
+use crate::watcher::op::Body;
 
 /// Capacity of a small lease; a connection whose reads fill it gets large ones.
 pub(crate) const SMALL: usize = 16 << 10;
@@ -198,6 +199,7 @@ impl Stash {
         }
     }
 
+    #[inline]
     pub(crate) fn draw(&mut self, class: Class) -> Lease {
         self.draws += 1;
         if self.draws >= WINDOW {
@@ -209,13 +211,22 @@ impl Stash {
         found.unwrap_or_else(|| Pool::draw(&self.pool, class))
     }
 
+    #[inline]
     pub(crate) fn give(&mut self, mut lease: Lease) {
         lease.bytes.clear();
         let class = lease.class(self.pool.large);
-        let Some(class) = class.filter(|_| Arc::ptr_eq(&lease.home, &self.pool)) else { return };
+        let Some(class) = class else { return };
         let shelf = self.shelf(class);
         if shelf.free.len() < shelf.keep {
             shelf.free.push(lease);
+        }
+    }
+
+    /// Takes a payload that was written and need not go back to the caller.
+    #[inline]
+    pub(crate) fn give_back(&mut self, spent: Body) {
+        if let Body::WriteLease(_, lease) = spent {
+            self.give(lease);
         }
     }
 

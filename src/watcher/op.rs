@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::error::{SubmitError, SubmitErrorKind};
 use crate::sys::Socket;
 use crate::watcher::outcome::{ListenerId, Payload};
+use crate::watcher::queue::Operation;
 use crate::watcher::shared::{ListenerFlag, Patience};
 use crate::watcher::{Conn, Lease};
 
@@ -129,7 +130,7 @@ impl From<Payload> for Body {
 /// What travels through the ring.
 #[derive(Debug)]
 pub(crate) enum Submission<C> {
-    Op { conn: Conn<C>, context: C, body: Body },
+    Op(Operation<C>),
     Delegate { conn: Conn<C>, socket: Socket, linger: Option<Duration>, unix: bool },
     Listen { socket: Socket, flag: ListenerFlag, id: ListenerId, unix: bool },
     Post(C),
@@ -139,7 +140,7 @@ impl<C> Submission<C> {
     /// Takes a refused operation apart.
     pub(crate) fn refuse(self, kind: SubmitErrorKind) -> Option<SubmitError<C>> {
         match self {
-            Self::Op { conn, context, body } => {
+            Self::Op(Operation { conn, context, body }) => {
                 conn.settle();
                 Some(SubmitError { kind, context, buffer: body.into_payload() })
             }

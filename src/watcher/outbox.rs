@@ -65,12 +65,12 @@ impl<C> Outbox<C> {
     /// gate.
     fn hand_over(&mut self) -> bool {
         let Way::Mailbox(publisher) = &mut self.way else { return false };
-        let accepted = publisher.filling().accepted;
+        let Buffer { accepted, ops, .. } = *publisher.filling();
         match publisher.publish() {
             Published::Handed => {
                 publisher.filling().recycle();
                 self.in_cell = accepted;
-                count(&self.counters.batches);
+                self.counters.batch(ops);
                 true
             }
             Published::Residue => {
@@ -86,10 +86,11 @@ impl<C> Outbox<C> {
         if buffer.is_empty() && buffer.end.is_none() {
             return false;
         }
+        let ops = buffer.ops;
         if matches!(self.way, Way::Mailbox(_)) {
             return self.hand_over();
         }
-        count(&self.counters.batches);
+        self.counters.batch(ops);
         true
     }
 }

@@ -34,7 +34,7 @@ use crate::watcher::lease::Stash;
 use crate::watcher::op::Submission;
 use crate::watcher::outbox::Outbox;
 use crate::watcher::outcome::{Failure, Half};
-use crate::watcher::queue::{Ops, Pending, Queues};
+use crate::watcher::queue::{Operation, Ops, Pending, Queues};
 use crate::watcher::shared::Shared;
 
 pub(crate) type Core = event_loop::Core<Queues, ListenerTag>;
@@ -84,20 +84,28 @@ impl<C> Proactor<C> {
 
     // --- completions ---
 
+    #[inline]
     pub(crate) fn complete(&mut self, conn: Conn<C>, context: C, outcome: Stored) {
-        count(&self.shared.counters.completed);
         self.outbox.filling().push(Item::Done { conn, context, outcome });
     }
 
     /// Completes an operation as failed, with what is left of it.
-    pub(crate) fn fail(&mut self, op: Pending<C>, error: OpError) {
-        let Pending { conn, context, body, done, .. } = op;
+    pub(crate) fn fail(&mut self, pending: Pending<C>, error: OpError) {
+        let Pending { op: Operation { conn, context, body }, done, .. } = pending;
         let half = if body.is_write() { Half::Write } else { Half::Read };
         if half == Half::Write {
             self.written += body.bytes().len() as u64;
         }
         let failure = Failure { error, half, transferred: done, buffer: body.into_payload() };
         self.complete(conn, context, Stored::Failed(failure));
+    }
+
+    /// Fails an operation that was never begun. There is nothing left to close, so a close has succeeded.
+    pub(crate) fn fail_new(&mut self, op: Operation<C>, error: OpError) {
+        if op.body.is_ending() {
+            return self.complete(op.conn, op.context, Stored::Closed);
+        }
+        self.fail(Pending::new(op), error);
     }
 
     // --- submissions ---
@@ -133,24 +141,19 @@ impl<C> Proactor<C> {
     }
 
     fn must_wait(&self, submission: &Submission<C>) -> bool {
-        let Submission::Op { conn, body, .. } = submission else { return false };
+        let Submission::Op(Operation { conn, body, .. }) = submission else { return false };
         let relies = body.is_ending() || conn.token() == Token::Unregistered;
         relies && !self.ring.has_passed(self.seen)
     }
 
     fn take_up(&mut self, core: &mut Core, submission: Submission<C>) {
         match submission {
-            Submission::Op { conn, context, body } => {
-                self.start(core, Pending::new(conn, context, body));
-            }
+            Submission::Op(op) => self.start(core, op),
             Submission::Delegate { conn, socket, linger, unix } => {
                 let linger = linger.map_or(0, |time| u16::try_from(time.as_secs().max(1)).unwrap_or(u16::MAX));
                 self.register(core, &conn, Session::new(socket, unix, Queues::new(linger)));
             }
-            Submission::Post(context) => {
-                count(&self.shared.counters.completed);
-                self.outbox.filling().push(Item::Posted(context));
-            }
+            Submission::Post(context) => self.outbox.filling().push(Item::Posted(context)),
             Submission::Listen { socket, flag, id, unix } => self.add_listener(core, socket, id, flag, unix),
         }
     }
@@ -166,54 +169,36 @@ impl<C> Proactor<C> {
         }
     }
 
-    /// Starts an operation: completes it, or queues it.
-    fn start(&mut self, core: &mut Core, op: Pending<C>) {
+    /// Puts an operation into its queue, and tries it at once if it is the first there and its direction is ready.
+    #[inline]
+    fn start(&mut self, core: &mut Core, op: Operation<C>) {
         let Token::Session(token) = op.conn.token() else {
-            return self.start_nowhere(op, OpError::NotRegistered);
+            return self.fail_new(op, OpError::NotRegistered);
         };
         let key = Key::from_token(token);
         if op.body.is_ending() {
             return self.start_ending(core, key, op);
         }
         let others_wait = core.others_wait();
-        let Some(session) = core.sessions.get_mut(key) else {
-            return self.start_nowhere(op, OpError::Closed);
+        let Some(session) = core.sessions.get_mut(key).filter(|session| !session.has(Flags::CLOSING)) else {
+            return self.fail_new(op, OpError::Closed);
         };
-        if session.has(Flags::CLOSING) {
-            return self.fail(op, OpError::Closed);
-        }
-        let write = op.body.is_write();
-        let (ready, idle) = if write {
-            (session.writable(), session.state.write.is_empty())
-        } else {
-            (session.readable(), session.state.read.is_empty())
-        };
-        // A new operation is not tried while others wait their turn, nor while the batch has no place for its outcome.
-        if idle && ready && !others_wait && !self.outbox.is_full() {
-            return self.attempt(core, key, op);
-        }
-        self.store(core, key, op);
-        if ready {
-            core.enqueue(key);
-        }
-    }
-
-    /// There is no session: closing it is done already, all else fails.
-    fn start_nowhere(&mut self, op: Pending<C>, error: OpError) {
-        if op.body.is_ending() {
-            return self.complete(op.conn, op.context, Stored::Closed);
-        }
-        self.fail(op, error);
-    }
-
-    /// Queues an operation behind those of its direction.
-    pub(crate) fn store(&mut self, core: &mut Core, key: Key, op: Pending<C>) {
-        let Some(session) = core.sessions.get_mut(key) else { return self.fail(op, OpError::Closed) };
-        if op.body.is_write() || op.body.is_ending() {
+        let ready = if op.body.is_write() {
+            let first = session.state.write.is_empty();
             self.writes += 1;
-            self.ops.push_back(&mut session.state.write, op);
+            self.ops.push(&mut session.state.write, op);
+            first && session.writable()
         } else {
-            self.ops.push_back(&mut session.state.read, op);
+            let first = session.state.read.is_empty();
+            self.ops.push(&mut session.state.read, op);
+            first && session.readable()
+        };
+        if !ready {
+            return;
+        }
+        // Not while others wait their turn (G8), nor while the batch has no place for the outcome.
+        if others_wait || self.outbox.is_full() || self.step_session(core, key) == Step::Again {
+            core.enqueue(key);
         }
     }
 

@@ -1,7 +1,8 @@
 //! Pending operations: one slab per loop, one queue per connection and direction, linked through it.
 //!
-//! O(1) at both ends, nothing for an idle session, and an operation is a value that is moved in and out: it can be in
-//! one place only (I1).
+//! O(1) at both ends, nothing for an idle session. An operation is put into the slab when it comes out of the ring and
+//! stays at its place until it completes: tried there, queued by its link, turned from a write into the read it is
+//! linked to without being moved. It is in one queue at a time, and taking it out is the only way to complete it (G1).
 
 use crate::event_loop::slab::Slab;
 use crate::watcher::Conn;
@@ -12,18 +13,25 @@ const NIL: u32 = u32::MAX;
 /// An operation that the loop has taken up and not completed yet.
 #[derive(Debug)]
 pub(crate) struct Pending<C> {
-    pub(crate) conn: Conn<C>,
-    pub(crate) context: C,
-    pub(crate) body: Body,
+    pub(crate) op: Operation<C>,
     /// Bytes moved so far.
     pub(crate) done: usize,
     next: u32,
 }
 
 impl<C> Pending<C> {
-    pub(crate) const fn new(conn: Conn<C>, context: C, body: Body) -> Self {
-        Self { conn, context, body, done: 0, next: NIL }
+    #[inline]
+    pub(crate) const fn new(op: Operation<C>) -> Self {
+        Self { op, done: 0, next: NIL }
     }
+}
+
+/// What was submitted: a handle, the caller's context, a verb with its buffer.
+#[derive(Debug)]
+pub(crate) struct Operation<C> {
+    pub(crate) conn: Conn<C>,
+    pub(crate) context: C,
+    pub(crate) body: Body,
 }
 
 /// First in, first out: the order in which operations touch the stream (G2).
@@ -67,35 +75,44 @@ impl<C> Ops<C> {
         Self(Slab::new())
     }
 
-    pub(crate) fn push_back(&mut self, fifo: &mut Fifo, mut op: Pending<C>) {
-        op.next = NIL;
-        let index = self.0.insert(op).index;
-        match self.0.at_mut(fifo.tail) {
-            Some(last) => last.next = index,
-            None => fifo.head = index,
+    /// Takes an operation in, at the end of a queue.
+    #[inline]
+    pub(crate) fn push(&mut self, fifo: &mut Fifo, op: Operation<C>) {
+        let index = self.0.insert(Pending::new(op)).index;
+        self.link(fifo, index);
+    }
+
+    #[inline]
+    fn link(&mut self, fifo: &mut Fifo, index: u32) {
+        if fifo.head == NIL {
+            fifo.head = index;
+        } else if let Some(last) = self.0.at_mut(fifo.tail) {
+            last.next = index;
         }
         fifo.tail = index;
     }
 
-    pub(crate) fn push_front(&mut self, fifo: &mut Fifo, mut op: Pending<C>) {
-        op.next = fifo.head;
-        let index = self.0.insert(op).index;
-        fifo.head = index;
-        if fifo.tail == NIL {
-            fifo.tail = index;
-        }
+    #[inline]
+    pub(crate) fn head(&mut self, fifo: &Fifo) -> Option<&mut Pending<C>> {
+        if fifo.head == NIL { None } else { self.0.at_mut(fifo.head) }
     }
 
-    pub(crate) fn pop_front(&mut self, fifo: &mut Fifo) -> Option<Pending<C>> {
+    /// Takes the head out of the queue and of the slab.
+    #[inline]
+    pub(crate) fn pop(&mut self, fifo: &mut Fifo) -> Option<Pending<C>> {
         let op = self.0.remove_at(fifo.head)?;
         fifo.head = op.next;
-        if fifo.head == NIL {
-            fifo.tail = NIL;
-        }
         Some(op)
     }
 
-    pub(crate) fn head(&mut self, fifo: &Fifo) -> Option<&mut Pending<C>> {
-        self.0.at_mut(fifo.head)
+    /// Moves the head of one queue to the end of another. It starts anew there.
+    #[inline]
+    pub(crate) fn relink(&mut self, from: &mut Fifo, to: &mut Fifo) {
+        let index = from.head;
+        let Some(op) = self.0.at_mut(index) else { return };
+        from.head = op.next;
+        op.next = NIL;
+        op.done = 0;
+        self.link(to, index);
     }
 }

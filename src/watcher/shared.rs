@@ -197,7 +197,11 @@ impl<C> Shared<C> {
             return Err((SubmitErrorKind::Closed, submission));
         }
         let mut submission = Some(submission);
-        self.local.with(|queue| queue.extend(submission.take()));
+        self.local.with(|queue| {
+            if let Some(submission) = submission.take() {
+                queue.push_back(submission);
+            }
+        });
         submission.map_or(Ok(()), |back| Err((SubmitErrorKind::Full, back)))
     }
 
