@@ -65,7 +65,7 @@ impl<T> Slab<T> {
         Self { chunks: Vec::new(), free: NIL, retired: NIL, retired_last: NIL }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn insert(&mut self, value: T) -> Key {
         if self.free == NIL {
             self.grow();

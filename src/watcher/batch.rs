@@ -21,7 +21,7 @@ pub(crate) enum Stored {
     Wrote(Payload),
     Closed,
     Eof(Option<Vec<u8>>),
-    Failed(Failure),
+    Failed(Box<Failure>),
 }
 
 #[derive(Debug)]
@@ -41,6 +41,7 @@ pub(crate) struct Arena {
 
 impl Arena {
     /// The next `cap` bytes, or what is left of them if that is worth a read.
+    #[inline]
     pub(crate) fn room(&mut self, cap: usize) -> Option<&mut [u8]> {
         /// A read is not offered less than this, unless the whole arena or the cap is smaller.
         const FLOOR: usize = 2_048;
@@ -55,6 +56,7 @@ impl Arena {
     }
 
     /// Keeps `n` bytes of the room just filled.
+    #[inline]
     pub(crate) fn keep(&mut self, n: usize) -> Stored {
         let at = self.used;
         self.used += n;
@@ -91,6 +93,7 @@ impl<C> Buffer<C> {
         self.items.is_empty()
     }
 
+    #[inline]
     pub(crate) fn push(&mut self, item: Item<C>) {
         match item {
             Item::Done { .. } | Item::Posted(_) => self.ops += 1,
@@ -134,6 +137,7 @@ impl<'w, C> Batch<'w, C> {
 impl<'w, C> Iterator for Batch<'w, C> {
     type Item = Event<'w, C>;
 
+    #[inline]
     fn next(&mut self) -> Option<Event<'w, C>> {
         Some(match self.items.pop_front()? {
             Item::Done { conn, context, outcome } => {

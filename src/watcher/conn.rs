@@ -84,6 +84,7 @@ impl<C> Counted for Link<C> {
 }
 
 impl<C> Link<C> {
+    #[inline]
     pub(crate) fn token(&self) -> Token {
         match self.token.load(Ordering::Relaxed) {
             UNREGISTERED => Token::Unregistered,
@@ -121,11 +122,13 @@ impl<C> Conn<C> {
         Self(Handle::new(Link { shared, token: AtomicU64::new(UNREGISTERED), addresses }))
     }
 
+    #[inline]
     pub(crate) fn token(&self) -> Token {
         self.0.token()
     }
 
     /// Tells the handle what its session is called. Loop thread only.
+    #[inline]
     pub(crate) fn set_token(&self, token: u64) {
         self.0.token.store(token, Ordering::Relaxed);
     }
@@ -136,33 +139,26 @@ impl<C> Conn<C> {
     }
 
     /// This handle no longer counts as an operation in flight.
+    #[inline]
     pub(crate) fn settle(&self) {
         self.0.settle();
     }
 
+    #[inline(always)]
     pub(crate) fn submit(&self, context: C, body: Body, patience: Patience) -> Result<(), SubmitError<C>> {
         let shared = &self.0.shared;
-        let refused = |context, body: Body| {
-            let buffer = body.into_payload();
-            Err(SubmitError { kind: SubmitErrorKind::TooMany, context, buffer })
-        };
         let bytes = body.bytes().len();
         // Endings are never refused for being too many: they are how one gets out of that.
-        let cap = if body.is_ending() { u32::MAX } else { shared.limits.ops_per_conn };
-        let Some(handle) = self.0.begin(cap) else { return refused(context, body) };
+        let ending = body.is_ending();
+        let cap = if ending { u32::MAX } else { shared.limits.ops_per_conn };
+        let Some(handle) = self.0.begin(cap) else { return Err(too_many(context, body)) };
         let conn = Self(handle);
-        if !shared.in_flight.begin(bytes, &shared.limits, body.is_ending()) {
+        if !shared.in_flight.begin(bytes, &shared.limits, ending) {
             conn.settle();
-            return refused(context, body);
+            return Err(too_many(context, body));
         }
         let submission = Submission::Op(Operation { conn, context, body });
-        shared.submit(submission, patience).map_err(|(kind, submission)| {
-            shared.in_flight.undo(bytes);
-            match submission.refuse(kind) {
-                Some(error) => error,
-                None => unreachable!("an operation was submitted, so an operation was refused"),
-            }
-        })
+        shared.submit(submission, patience).map_err(|(kind, submission)| shared.take_back(bytes, kind, submission))
     }
 
     /// The peer's address; none for Unix sockets.
@@ -239,6 +235,11 @@ impl<C> Conn<C> {
     pub const fn release(&self) -> Op<'_, C, Single> {
         Op::new(self, Body::Release)
     }
+}
+
+#[cold]
+fn too_many<C>(context: C, body: Body) -> SubmitError<C> {
+    SubmitError { kind: SubmitErrorKind::TooMany, context, buffer: body.into_payload() }
 }
 
 impl<C> Clone for Conn<C> {

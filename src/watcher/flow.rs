@@ -19,9 +19,9 @@ use crate::limits::Limits;
 use crate::sys::{self, Errno};
 use crate::watcher::batch::Stored;
 use crate::watcher::lease::{Class, SMALL};
-use crate::watcher::op::{Body, Then};
+use crate::watcher::op::Body;
 use crate::watcher::outcome::Payload;
-use crate::watcher::proactor::{Core, Proactor};
+use crate::watcher::proactor::Proactor;
 use crate::watcher::queue::Queues;
 
 /// Pause before a send is tried again for which memory was short: no edge announces memory.
@@ -70,25 +70,26 @@ struct Turn<'l> {
 impl<C> Proactor<C> {
     /// Moves one session on: writes first, since they free what the peer waits for, and may turn into reads.
     #[inline]
-    pub(crate) fn step_session(&mut self, core: &mut Core, key: Key) -> Step {
-        let Some(session) = core.sessions.get_mut(key) else { return Step::Idle };
-        let mut turn = Turn { key, session, timers: &mut core.timers, budget: Budget::of(&core.limits) };
-        let writes = self.run_writes(&mut turn);
-        let reads = self.run_reads(&mut turn);
-        if turn.session.has(Flags::CLOSING) {
-            return self.advance_close(core, key);
+    pub(crate) fn step_session(&mut self, key: Key, session: &mut Session<Queues>, timers: &mut Timers) -> Step {
+        let mut turn = Turn { key, session, timers, budget: Budget::of(&self.shared.limits) };
+        let mut tried = Tried::Waits;
+        if turn.session.wants_to_write() {
+            tried = self.run_writes(&mut turn);
         }
-        if writes == Tried::Spent || reads == Tried::Spent { Step::Again } else { Step::Idle }
+        if turn.session.wants_to_read() && self.run_reads(&mut turn) == Tried::Spent {
+            tried = Tried::Spent;
+        }
+        if turn.session.has(Flags::CLOSING) {
+            return Step::Ending;
+        }
+        if tried == Tried::Spent { Step::Again } else { Step::Idle }
     }
 
     #[inline]
     fn run_writes(&mut self, turn: &mut Turn<'_>) -> Tried {
         loop {
-            if turn.session.state.write.is_empty() || !turn.session.can_try_writing() {
-                return Tried::Waits;
-            }
             let tried = self.try_write(turn);
-            if tried != Tried::Gone {
+            if tried != Tried::Gone || !turn.session.wants_to_write() {
                 return tried;
             }
         }
@@ -97,14 +98,11 @@ impl<C> Proactor<C> {
     #[inline]
     fn run_reads(&mut self, turn: &mut Turn<'_>) -> Tried {
         loop {
-            if turn.session.state.read.is_empty() || !turn.session.readable() || turn.session.has(Flags::STARVED) {
-                return Tried::Waits;
-            }
             if turn.budget.is_spent() {
                 return Tried::Spent;
             }
             let tried = self.try_read(turn);
-            if tried != Tried::Gone {
+            if tried != Tried::Gone || !turn.session.wants_to_read() {
                 return tried;
             }
         }
@@ -149,7 +147,21 @@ impl<C> Proactor<C> {
         self.written += bytes.len() as u64;
         turn.budget.ops = turn.budget.ops.saturating_sub(1);
         self.writes -= 1;
-        self.wrote(turn);
+        let queues = &mut turn.session.state;
+        if let Some(spent) = pending.op.body.become_read() {
+            self.stash.give(spent);
+        }
+        if pending.op.body.is_write() {
+            if let Some(pending) = self.ops.pop(&mut queues.write) {
+                let (conn, context) = (pending.op.conn, pending.op.context);
+                if let Some(payload) = pending.op.body.into_payload() {
+                    self.complete(conn, context, Stored::Wrote(payload));
+                }
+            }
+        } else {
+            pending.done = 0;
+            self.ops.relink(&mut queues.write, &mut queues.read);
+        }
         Tried::Gone
     }
 
@@ -159,37 +171,6 @@ impl<C> Proactor<C> {
             self.writes -= 1;
             self.fail(pending, error);
         }
-    }
-
-    /// All bytes of the write at the head are out: it completes, or becomes the read it is linked to.
-    #[inline]
-    fn wrote(&mut self, turn: &mut Turn<'_>) {
-        let queues = &mut turn.session.state;
-        let Some(pending) = self.ops.head(&queues.write) else { return };
-        let body = &mut pending.op.body;
-        match body.then() {
-            Some(Then::ReadSame) => {
-                if let Body::WriteVec(_, bytes) = body {
-                    let mut bytes = std::mem::take(bytes);
-                    bytes.clear();
-                    *body = Body::Read(bytes);
-                }
-            }
-            Some(Then::ReadPooled) => {
-                let spent = std::mem::replace(body, Body::ReadPooled);
-                self.stash.give_back(spent);
-            }
-            Some(Then::ReadLeased) => {
-                let spent = std::mem::replace(body, Body::ReadLeased);
-                self.stash.give_back(spent);
-            }
-            _ => {
-                let Some(pending) = self.ops.pop(&mut queues.write) else { return };
-                let Some(payload) = pending.op.body.into_payload() else { return };
-                return self.complete(pending.op.conn, pending.op.context, Stored::Wrote(payload));
-            }
-        }
-        self.ops.relink(&mut queues.write, &mut queues.read);
     }
 
     /// Receives what the operation at the head asks for.
@@ -240,7 +221,7 @@ impl<C> Proactor<C> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn finish_read(&mut self, turn: &mut Turn<'_>, n: usize, stored: Stored) -> Tried {
         turn.budget.moved(n);
         turn.budget.ops = turn.budget.ops.saturating_sub(1);
@@ -304,7 +285,13 @@ impl<C> Proactor<C> {
 }
 
 impl Session<Queues> {
-    const fn can_try_writing(&self) -> bool {
-        self.writable() || self.has(Flags::BROKEN)
+    #[inline]
+    const fn wants_to_write(&self) -> bool {
+        !self.state.write.is_empty() && (self.writable() || self.has(Flags::BROKEN))
+    }
+
+    #[inline]
+    const fn wants_to_read(&self) -> bool {
+        !self.state.read.is_empty() && self.readable() && !self.has(Flags::STARVED)
     }
 }

@@ -10,7 +10,6 @@
 use std::ops::{Deref, DerefMut};
 
 use crate::sync::{Arc, Mutex};
-use crate::watcher::op::Body;
 
 /// Capacity of a small lease; a connection whose reads fill it gets large ones.
 pub(crate) const SMALL: usize = 16 << 10;
@@ -219,14 +218,6 @@ impl Stash {
         let shelf = self.shelf(class);
         if shelf.free.len() < shelf.keep {
             shelf.free.push(lease);
-        }
-    }
-
-    /// Takes a payload that was written and need not go back to the caller.
-    #[inline]
-    pub(crate) fn give_back(&mut self, spent: Body) {
-        if let Body::WriteLease(_, lease) = spent {
-            self.give(lease);
         }
     }
 

@@ -42,6 +42,7 @@ pub(crate) enum Body {
 
 impl Body {
     /// The bytes of a write; empty for everything else.
+    #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Self::WriteVec(_, bytes) => bytes,
@@ -52,16 +53,19 @@ impl Body {
         }
     }
 
+    #[inline]
     pub(crate) const fn is_write(&self) -> bool {
         self.then().is_some()
     }
 
     /// Closing verbs go behind everything submitted before them, on any thread.
+    #[inline]
     pub(crate) const fn is_ending(&self) -> bool {
         matches!(self, Self::Close | Self::Release)
     }
 
     /// What follows, for a write.
+    #[inline]
     pub(crate) const fn then(&self) -> Option<Then> {
         match self {
             Self::WriteVec(then, _)
@@ -73,6 +77,7 @@ impl Body {
     }
 
     /// The buffer, on its way back to the caller.
+    #[inline]
     pub(crate) fn into_payload(self) -> Option<Payload> {
         Some(match self {
             Self::Read(bytes) | Self::ReadExact(bytes, _) | Self::WriteVec(_, bytes) => Payload::Vec(bytes),
@@ -83,6 +88,28 @@ impl Body {
         })
     }
 
+    /// Turns a write whose bytes are all out into the read it is linked to, if it is. A lease that was written is
+    /// handed back: it need not go to the caller.
+    #[inline]
+    pub(crate) fn become_read(&mut self) -> Option<Lease> {
+        let next = match self {
+            Self::WriteVec(Then::ReadSame, bytes) => {
+                bytes.clear();
+                Self::Read(std::mem::take(bytes))
+            }
+            _ => match self.then()? {
+                Then::ReadPooled => Self::ReadPooled,
+                Then::ReadLeased => Self::ReadLeased,
+                Then::Done | Then::ReadSame => return None,
+            },
+        };
+        match std::mem::replace(self, next) {
+            Self::WriteLease(_, lease) => Some(lease),
+            _ => None,
+        }
+    }
+
+    #[inline]
     fn set_then(&mut self, next: Then) {
         match self {
             Self::WriteVec(then, _)
@@ -94,6 +121,7 @@ impl Body {
     }
 
     /// Refuses what could never complete, and makes the buffer ready.
+    #[inline]
     fn prepare(&mut self) -> Result<(), SubmitErrorKind> {
         match self {
             Self::Read(bytes) => {
@@ -180,15 +208,18 @@ pub struct Op<'c, C, K = Single> {
 }
 
 impl<'c, C, K> Op<'c, C, K> {
+    #[inline]
     pub(crate) const fn new(conn: &'c Conn<C>, body: Body) -> Self {
         Self { conn, body, kind: PhantomData }
     }
 
+    #[inline]
     fn linked(mut self, then: Then) -> Op<'c, C> {
         self.body.set_then(then);
         Op::new(self.conn, self.body)
     }
 
+    #[inline(always)]
     fn send(mut self, context: C, patience: Patience) -> Result<(), SubmitError<C>> {
         if let Err(kind) = self.body.prepare() {
             return Err(SubmitError { kind, context, buffer: self.body.into_payload() });
@@ -203,6 +234,7 @@ impl<'c, C, K> Op<'c, C, K> {
     ///
     /// # Errors
     /// `EmptyBuffer`, `TooLarge`, `TooMany`, `Closed`, and on a loop's thread `Full`; context and buffer come back.
+    #[inline(always)]
     pub fn submit_with(self, context: C) -> Result<(), SubmitError<C>> {
         self.send(context, Patience::Forever)
     }
@@ -211,6 +243,7 @@ impl<'c, C, K> Op<'c, C, K> {
     ///
     /// # Errors
     /// As [`Op::submit_with`].
+    #[inline]
     pub fn submit(self) -> Result<(), SubmitError<C>>
     where
         C: Default,

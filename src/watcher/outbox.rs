@@ -35,6 +35,7 @@ impl<C> Outbox<C> {
         Self { way, in_cell: 0, cap: limits.batch, credit: limits.listen_credit, counters }
     }
 
+    #[inline]
     pub(crate) fn filling(&mut self) -> &mut Buffer<C> {
         match &mut self.way {
             Way::Mailbox(publisher) => publisher.filling(),
@@ -43,6 +44,7 @@ impl<C> Outbox<C> {
     }
 
     /// No place for another completion, now.
+    #[inline]
     pub(crate) fn is_full(&mut self) -> bool {
         self.filling().len() >= self.cap && !self.hand_over()
     }

@@ -129,8 +129,8 @@ pub enum Outcome<'b> {
     Closed,
     /// The peer will send no more. The vector of the read comes back; an exact read's holds what did arrive.
     Eof(Option<Vec<u8>>),
-    /// It failed.
-    Failed(Failure),
+    /// It failed. Boxed, since it is rare and large.
+    Failed(Box<Failure>),
 }
 
 /// Names one listener of one loop.

@@ -20,7 +20,7 @@ use crate::error::OpError;
 use crate::event_loop::counters::count;
 use crate::event_loop::session::{Flags, Session};
 use crate::event_loop::slab::Key;
-use crate::event_loop::timers::Timer;
+use crate::event_loop::timers::{Timer, Timers};
 use crate::event_loop::{self, Step};
 use crate::handoff::{Consumer, Pop, Position};
 use crate::sync::Arc;
@@ -97,7 +97,7 @@ impl<C> Proactor<C> {
             self.written += body.bytes().len() as u64;
         }
         let failure = Failure { error, half, transferred: done, buffer: body.into_payload() };
-        self.complete(conn, context, Stored::Failed(failure));
+        self.complete(conn, context, Stored::Failed(Box::new(failure)));
     }
 
     /// Fails an operation that was never begun. There is nothing left to close, so a close has succeeded.
@@ -126,6 +126,7 @@ impl<C> Proactor<C> {
 
     /// Takes up the loop thread's own submissions. They come behind the ring, so that what another thread submitted
     /// before stays before; where an unpublished slot holds the ring up, those that rely on it wait (I2).
+    #[inline]
     fn drain_local(&mut self, core: &mut Core) {
         if self.local.is_empty() {
             let queue = &mut self.local;
@@ -140,12 +141,14 @@ impl<C> Proactor<C> {
         }
     }
 
+    #[inline]
     fn must_wait(&self, submission: &Submission<C>) -> bool {
         let Submission::Op(Operation { conn, body, .. }) = submission else { return false };
         let relies = body.is_ending() || conn.token() == Token::Unregistered;
         relies && !self.ring.has_passed(self.seen)
     }
 
+    #[inline]
     fn take_up(&mut self, core: &mut Core, submission: Submission<C>) {
         match submission {
             Submission::Op(op) => self.start(core, op),
@@ -197,7 +200,7 @@ impl<C> Proactor<C> {
             return;
         }
         // Not while others wait their turn (G8), nor while the batch has no place for the outcome.
-        if others_wait || self.outbox.is_full() || self.step_session(core, key) == Step::Again {
+        if others_wait || self.outbox.is_full() || self.step_session(key, session, &mut core.timers) != Step::Idle {
             core.enqueue(key);
         }
     }
@@ -258,8 +261,13 @@ impl<C> event_loop::Face for Proactor<C> {
         }
     }
 
-    fn step(&mut self, core: &mut Core, key: Key) -> Step {
-        self.step_session(core, key)
+    #[inline]
+    fn step(&mut self, key: Key, session: &mut Session<Queues>, timers: &mut Timers) -> Step {
+        self.step_session(key, session, timers)
+    }
+
+    fn wind_up(&mut self, core: &mut Core, key: Key) -> Step {
+        self.advance_close(core, key)
     }
 
     fn may_accept(&mut self) -> bool {

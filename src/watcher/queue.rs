@@ -76,13 +76,13 @@ impl<C> Ops<C> {
     }
 
     /// Takes an operation in, at the end of a queue.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, fifo: &mut Fifo, op: Operation<C>) {
         let index = self.0.insert(Pending::new(op)).index;
         self.link(fifo, index);
     }
 
-    #[inline]
+    #[inline(always)]
     fn link(&mut self, fifo: &mut Fifo, index: u32) {
         if fifo.head == NIL {
             fifo.head = index;
@@ -105,14 +105,12 @@ impl<C> Ops<C> {
         Some(op)
     }
 
-    /// Moves the head of one queue to the end of another. It starts anew there.
+    /// Moves the head of one queue to the end of another.
     #[inline]
     pub(crate) fn relink(&mut self, from: &mut Fifo, to: &mut Fifo) {
         let index = from.head;
-        let Some(op) = self.0.at_mut(index) else { return };
-        from.head = op.next;
-        op.next = NIL;
-        op.done = 0;
+        let Some(pending) = self.0.at_mut(index) else { return };
+        from.head = std::mem::replace(&mut pending.next, NIL);
         self.link(to, index);
     }
 }

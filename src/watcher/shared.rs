@@ -15,7 +15,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::error::SubmitErrorKind;
+use crate::error::{SubmitError, SubmitErrorKind};
 use crate::event_loop::counters::Counters;
 use crate::handoff::{Producer, PushError, Raiser, Returns, ThreadBound, on_loop_thread};
 use crate::limits::Limits;
@@ -43,6 +43,7 @@ const OPS_BITS: u32 = 24;
 const OPS_HARD: u64 = (1 << OPS_BITS) - (1 << 16);
 
 impl InFlight {
+    #[inline]
     pub(crate) fn begin(&self, bytes: usize, limits: &Limits, ending: bool) -> bool {
         let weight = (bytes as u64) << OPS_BITS | 1;
         let before = self.0.fetch_add(weight, Ordering::Relaxed);
@@ -175,14 +176,23 @@ impl<C> Shared<C> {
         }
     }
 
+    #[inline(always)]
     pub(crate) fn submit(
         &self,
         submission: Submission<C>,
         patience: Patience,
     ) -> Result<(), (SubmitErrorKind, Submission<C>)> {
-        if self.local.is_here() {
-            return self.submit_local(submission);
-        }
+        let local = self.local.pass(submission, |queue, submission| {
+            if self.closing.load(Ordering::Relaxed) {
+                return Err((SubmitErrorKind::Closed, submission));
+            }
+            queue.push_back(submission);
+            Ok(())
+        });
+        let submission = match local {
+            Ok(done) => return done,
+            Err(foreign) => foreign,
+        };
         match self.ring.push(submission) {
             Ok(()) => {}
             Err(PushError::Closed(back)) => return Err((SubmitErrorKind::Closed, back)),
@@ -192,19 +202,7 @@ impl<C> Shared<C> {
         Ok(())
     }
 
-    fn submit_local(&self, submission: Submission<C>) -> Result<(), (SubmitErrorKind, Submission<C>)> {
-        if self.closing.load(Ordering::Relaxed) {
-            return Err((SubmitErrorKind::Closed, submission));
-        }
-        let mut submission = Some(submission);
-        self.local.with(|queue| {
-            if let Some(submission) = submission.take() {
-                queue.push_back(submission);
-            }
-        });
-        submission.map_or(Ok(()), |back| Err((SubmitErrorKind::Full, back)))
-    }
-
+    #[cold]
     fn push_slow(
         &self,
         mut submission: Submission<C>,
@@ -237,6 +235,16 @@ impl<C> Shared<C> {
                 Some(guard) => guard,
                 None => return Err((SubmitErrorKind::Full, submission)),
             };
+        }
+    }
+
+    /// Takes a refused operation (or post) apart, for the error that gives it back.
+    #[cold]
+    pub(crate) fn take_back(&self, bytes: usize, kind: SubmitErrorKind, submission: Submission<C>) -> SubmitError<C> {
+        self.in_flight.undo(bytes);
+        match submission.refuse(kind) {
+            Some(error) => error,
+            None => unreachable!("only operations and posts are taken back"),
         }
     }
 

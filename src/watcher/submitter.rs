@@ -146,13 +146,8 @@ impl<C> Submitter<C> {
         if !self.0.in_flight.begin(0, &self.0.limits, false) {
             return Err(SubmitError { kind: SubmitErrorKind::TooMany, context, buffer: None });
         }
-        self.0.submit(Submission::Post(context), Patience::Forever).map_err(|(kind, submission)| {
-            self.0.in_flight.undo(0);
-            match submission.refuse(kind) {
-                Some(error) => error,
-                None => unreachable!("a post was submitted, so a post was refused"),
-            }
-        })
+        let posted = self.0.submit(Submission::Post(context), Patience::Forever);
+        posted.map_err(|(kind, submission)| self.0.take_back(0, kind, submission))
     }
 
     /// Ends the loop. From now on everything is refused. Until `grace` is over, queued writes and graceful closes go
