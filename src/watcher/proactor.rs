@@ -12,6 +12,8 @@
 //!
 //! Whatever happens to an operation, `complete` is called exactly once with its handle, context and buffer (I1):
 //! an operation is a value that is moved from the ring to the queue to the batch, and there is no other way out.
+//!
+//! Models: loom-tests/lifecycle.rs. Mutants that must fail: `returns_overlooked`, `ended_early`.
 
 use std::collections::VecDeque;
 
@@ -23,7 +25,7 @@ use crate::event_loop::slab::{Key, Slab};
 use crate::event_loop::timers::Timer;
 use crate::event_loop::{self, Face as _, Step};
 use crate::handoff::{Consumer, Pop, Position, Published, Publisher};
-use crate::sync::{Arc, Ordering};
+use crate::sync::{Arc, Ordering, mutant};
 use crate::sys::{self, Errno, Socket};
 use crate::watcher::Conn;
 use crate::watcher::batch::{Buffer, Item, Stored};
@@ -395,7 +397,7 @@ impl<C> Proactor<C> {
             // An earlier deadline may have come since.
             let until = self.shared.shutdown_at().map_or(until, |at| at.min(until));
             // A slot reserved before the close is still owed to us; its producer raises the gate.
-            let all_in = self.ring.is_finished() && self.local.is_empty();
+            let all_in = (self.ring.is_finished() || mutant("ended_early")) && self.local.is_empty();
             let nothing_to_write = self.writes == 0 && self.closing == 0;
             if all_in && (nothing_to_write || sys::now() >= until) {
                 self.abort_all(core, || OpError::Aborted);
@@ -556,6 +558,7 @@ impl<C> event_loop::Face for Proactor<C> {
             return true;
         }
         // Handles dropped by this thread within the turn raise no gate, nor do its own submissions.
-        !self.shared.returns.is_empty() || self.shared.local.with(|queue| !queue.is_empty()).unwrap_or(false)
+        let dropped = !self.shared.returns.is_empty() && !mutant("returns_overlooked");
+        dropped || self.shared.local.with(|queue| !queue.is_empty()).unwrap_or(false)
     }
 }
