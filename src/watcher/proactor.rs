@@ -395,7 +395,11 @@ impl<C> Proactor<C> {
         }
         if let Ending::Grace(until) = self.ending {
             // An earlier deadline may have come since.
-            let until = self.shared.shutdown_at().map_or(until, |at| at.min(until));
+            let earliest = self.shared.shutdown_at().map_or(until, |at| at.min(until));
+            if earliest < until {
+                core.timers.arm(earliest, Timer::Grace);
+            }
+            let until = earliest;
             // A slot reserved before the close is still owed to us; its producer raises the gate.
             let all_in = (self.ring.is_finished() || mutant("ended_early")) && self.local.is_empty();
             let nothing_to_write = self.writes == 0 && self.closing == 0;
