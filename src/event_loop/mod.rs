@@ -26,13 +26,15 @@
 //!
 //! I6 (a handle never reaches another connection), I8 (fairness), I9 (an edge is awaited only after EAGAIN or a
 //! conclusive short read) are kept here; the numbers are those of ARCHITECTURE.md.
+//!
+//! Models: loom-tests/turn.rs. Mutants that must fail: `owed_ignored`, `opened_late`.
 
 use std::collections::VecDeque;
 use std::io;
 
 use crate::handoff::Keeper;
 use crate::limits::Limits;
-use crate::sync::Arc;
+use crate::sync::{Arc, mutant};
 use crate::sys::{self, Errno, Readiness, Selector, Socket};
 
 pub(crate) mod counters;
@@ -197,7 +199,7 @@ impl<F: Face> EventLoop<F> {
     pub(crate) fn park(&mut self, until: Option<u64>) -> io::Result<()> {
         // Entries of ended sessions may be reused from here on: no event fetched before is left to name them (I6).
         self.core.sessions.recycle();
-        let busy = self.owed || self.is_busy();
+        let busy = (self.owed && !mutant("owed_ignored")) || self.is_busy();
         let due = [until, self.core.timers.next()].into_iter().flatten().min();
         count(&self.core.counters.polls);
         self.core.selector.wait(&mut self.core.events, if busy { Some(0) } else { due })?;
@@ -206,7 +208,9 @@ impl<F: Face> EventLoop<F> {
 
     /// Everything but the park: from the gate's opening to its closing.
     pub(crate) fn pass(&mut self) {
-        self.keeper.open();
+        if !mutant("opened_late") {
+            self.keeper.open();
+        }
         count(&self.core.counters.turns);
         let events = std::mem::take(&mut self.core.events);
         self.accept(&events);
@@ -214,6 +218,9 @@ impl<F: Face> EventLoop<F> {
         self.core.events = events;
         self.core.events.clear();
         self.face.collect(&mut self.core);
+        if mutant("opened_late") {
+            self.keeper.open();
+        }
         self.serve();
         self.expire();
         self.face.publish(&mut self.core);

@@ -4,6 +4,8 @@
 //!   No ──shutdown──► Grace ──all written, or time is up──► Last ──last batch handed over──► Gone
 //!    └───────────────panic: everything fails─────────────────▲
 //! ```
+//!
+//! Model: loom-tests/lifecycle.rs. Mutant that must fail: `ended_early`.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,6 +13,7 @@ use std::time::Duration;
 use crate::error::{OpError, WaitError};
 use crate::event_loop::timers::Timer;
 use crate::handoff::Pop;
+use crate::sync::mutant;
 use crate::sys;
 use crate::watcher::op::Submission;
 use crate::watcher::proactor::{Core, Proactor};
@@ -38,7 +41,7 @@ impl<C> Proactor<C> {
             core.timers.arm(until, Timer::Grace);
         }
         // A slot reserved before the ring was closed is still owed to us: its producer raises the gate.
-        let all_in = self.ring.is_finished() && self.local.is_empty();
+        let all_in = (self.ring.is_finished() || mutant("ended_early")) && self.local.is_empty();
         let nothing_to_write = self.writes == 0 && self.closing == 0;
         if all_in && (nothing_to_write || sys::now() >= until) {
             self.abort_all(core, || OpError::Aborted);

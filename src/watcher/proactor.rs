@@ -12,6 +12,8 @@
 //!
 //! Whatever happens to an operation, `complete` is called exactly once with its handle, context and buffer (I1):
 //! an operation is a value that is moved from the ring to the queue to the batch, and there is no other way out.
+//!
+//! Model: loom-tests/lifecycle.rs. Mutant that must fail: `returns_overlooked`.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -23,7 +25,7 @@ use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Timer, Timers};
 use crate::event_loop::{self, Step};
 use crate::handoff::{Consumer, Pop, Position};
-use crate::sync::Arc;
+use crate::sync::{Arc, mutant};
 use crate::sys::{Errno, Socket};
 use crate::watcher::Conn;
 use crate::watcher::accepting::ListenerTag;
@@ -117,10 +119,27 @@ impl<C> Proactor<C> {
         // A slot that is reserved but not published ends the drain: its producer raises the gate when it is done.
         while let Pop::Item(submission) = self.ring.pop_before(self.seen) {
             popped = true;
+            if matches!(&submission, Submission::Op(op) if op.conn.token() == Token::Unregistered) {
+                self.register_local(core);
+            }
             self.take_up(core, submission);
         }
         if popped {
             self.shared.made_room();
+        }
+    }
+
+    /// Takes up the delegations among this thread's own submissions, before the rest of them: a handle that it made may
+    /// have reached another thread, whose operation has come by the ring and would find no connection (G2).
+    #[cold]
+    fn register_local(&mut self, core: &mut Core) {
+        let queue = &mut self.local;
+        self.shared.local.with(|theirs| queue.append(theirs));
+        for _ in 0..self.local.len() {
+            match self.local.pop_front() {
+                Some(delegation @ Submission::Delegate { .. }) => self.take_up(core, delegation),
+                other => self.local.extend(other),
+            }
         }
     }
 
@@ -304,7 +323,7 @@ impl<C> event_loop::Face for Proactor<C> {
     fn busy(&mut self) -> bool {
         // Neither handles dropped by this thread within the turn nor its own submissions raise the gate.
         self.can_feed()
-            || !self.shared.returns.is_empty()
+            || (!self.shared.returns.is_empty() && !mutant("returns_overlooked"))
             || self.shared.local.with(|queue| !queue.is_empty()).unwrap_or(false)
     }
 }

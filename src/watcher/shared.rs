@@ -11,6 +11,9 @@
 //!
 //! A submission is pushed, then the gate is raised; the loop closes the gate, and looks again when it was raised in
 //! between. Nothing here blocks but a submitter that chose to wait for room.
+//!
+//! Models: loom-tests/turn.rs, loom-tests/lifecycle.rs. Mutants that must fail: `room_unnotified`, `room_by_store`,
+//! `room_after_check`, `submit_unraised`, `drop_unannounced`, `shutdown_unraised`, `grace_after_close`.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -20,7 +23,7 @@ use crate::event_loop::counters::Counters;
 use crate::handoff::{Producer, PushError, Raiser, Returns, ThreadBound, on_loop_thread};
 use crate::limits::Limits;
 use crate::sync::figures::{AtomicU64, AtomicUsize};
-use crate::sync::{Arc, AtomicBool, AtomicU32, Condvar, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU32, Condvar, Mutex, Ordering, mutant};
 use crate::sys::{self, Waker};
 use crate::watcher::conn::Link;
 use crate::watcher::lease::Pool;
@@ -171,7 +174,7 @@ impl<C> Shared<C> {
 
     /// A last handle was dropped. On the loop's thread nobody needs waking: it looks before it parks.
     pub(crate) fn announce_drop(&self) {
-        if !self.local.is_here() {
+        if !self.local.is_here() && !mutant("drop_unannounced") {
             self.raise();
         }
     }
@@ -198,7 +201,9 @@ impl<C> Shared<C> {
             Err(PushError::Closed(back)) => return Err((SubmitErrorKind::Closed, back)),
             Err(PushError::Full(back)) => self.push_slow(back, patience)?,
         }
-        self.raise();
+        if !mutant("submit_unraised") {
+            self.raise();
+        }
         Ok(())
     }
 
@@ -218,12 +223,19 @@ impl<C> Shared<C> {
         let Ok(mut guard) = self.room.lock.lock() else { return Err((SubmitErrorKind::Full, submission)) };
         loop {
             // AcqRel, and a read-modify-write: see `Room`.
-            self.room.waiting.swap(1, Ordering::AcqRel);
+            if mutant("room_by_store") {
+                self.room.waiting.store(1, Ordering::Relaxed);
+            } else if !mutant("room_after_check") {
+                self.room.waiting.swap(1, Ordering::AcqRel);
+            }
             submission = match self.ring.push(submission) {
                 Ok(()) => return Ok(()),
                 Err(PushError::Closed(back)) => return Err((SubmitErrorKind::Closed, back)),
                 Err(PushError::Full(back)) => back,
             };
+            if mutant("room_after_check") {
+                self.room.waiting.swap(1, Ordering::AcqRel);
+            }
             let woken = match until.map(|until| until.saturating_sub(sys::now())) {
                 None => self.room.freed.wait(guard).ok(),
                 Some(0) => None,
@@ -250,19 +262,28 @@ impl<C> Shared<C> {
 
     /// The loop has made room in the ring.
     pub(crate) fn made_room(&self) {
-        self.room.notify();
+        if !mutant("room_unnotified") {
+            self.room.notify();
+        }
     }
 
     /// Refuses everything new from now on; what was accepted is still dealt with.
     pub(crate) fn shut_down(&self, grace: Duration) {
         let until = sys::now().saturating_add(nanos(grace));
         // The earliest of several shutdowns counts.
-        self.grace.fetch_min(until, Ordering::Relaxed);
+        if !mutant("grace_after_close") {
+            self.grace.fetch_min(until, Ordering::Relaxed);
+        }
         // Release: the loop that sees this sees the deadline, too.
         self.closing.store(true, Ordering::Release);
         self.ring.close();
-        self.raise();
+        if !mutant("shutdown_unraised") {
+            self.raise();
+        }
         self.room.notify();
+        if mutant("grace_after_close") {
+            self.grace.fetch_min(until, Ordering::Relaxed);
+        }
     }
 
     /// The deadline of a shutdown that was asked for.

@@ -40,7 +40,8 @@ impl<C> Drop for Listener<C> {
     fn drop(&mut self) {
         // Release pairs with the loop's load: it only needs to see that the handle is gone.
         self.flag.store(true, Ordering::Release);
-        self.shared.announce_drop();
+        // On the loop's thread, too: it does not look at the flags of all listeners before it sleeps.
+        self.shared.raise();
     }
 }
 
