@@ -191,6 +191,26 @@ fn released_with_its_event_on_the_way<D: Drive>() {
     }
 }
 
+/// G2: delegated here, used there, before the loop has had a turn. Embedded, the delegation is in the local queue and
+/// the operation in the ring.
+fn used_by_another_thread_right_after_it_was_delegated<D: Drive>() {
+    let mut rig = Rig::<D>::new();
+    for _ in 0..20 {
+        let (conn, mut peer) = rig.connect(Net::Unix);
+        rig.submitter.post(1).unwrap();
+        thread::scope(|scope| _ = scope.spawn(|| conn.write(b"hello").submit_with(2).unwrap()));
+        let (mut posted, mut written) = (false, false);
+        while !(posted && written) {
+            match rig.next() {
+                support::Taken::Posted(1) => posted = true,
+                support::Taken::Done(_, 2, got) => written = got.wrote().as_slice() == b"hello",
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(support::read_some(&mut peer, 5), b"hello");
+    }
+}
+
 /// The watcher goes first; handles stay harmless.
 fn handles_that_outlive_their_watcher<D: Drive>() {
     let rig = Rig::<D>::new();
@@ -217,6 +237,7 @@ both_drives!(
     the_last_handle_is_dropped_by_the_loop,
     a_stale_handle_never_reaches_another_connection,
     released_with_its_event_on_the_way,
+    used_by_another_thread_right_after_it_was_delegated,
     handles_that_outlive_their_watcher,
 );
 
