@@ -117,10 +117,26 @@ impl<C> Proactor<C> {
         // A slot that is reserved but not published ends the drain: its producer raises the gate when it is done.
         while let Pop::Item(submission) = self.ring.pop_before(self.seen) {
             popped = true;
+            if matches!(&submission, Submission::Op { conn, .. } if conn.token() == Token::Unregistered) {
+                self.register_local(core);
+            }
             self.take_up(core, submission);
         }
         if popped {
             self.shared.made_room();
+        }
+    }
+
+    /// Takes up the delegations among this thread's own submissions, before the rest of them: a handle that it made may
+    /// have reached another thread, whose operation has come by the ring and would find no connection (I2).
+    fn register_local(&mut self, core: &mut Core) {
+        let queue = &mut self.local;
+        self.shared.local.with(|theirs| queue.append(theirs));
+        for _ in 0..self.local.len() {
+            match self.local.pop_front() {
+                Some(delegation @ Submission::Delegate { .. }) => self.take_up(core, delegation),
+                other => self.local.extend(other),
+            }
         }
     }
 
