@@ -117,7 +117,7 @@ fn too_many_operations_for_one_connection<D: Drive>() {
     for context in 0..4 {
         conn.read(Vec::with_capacity(1)).submit_with(context).unwrap();
     }
-    let refused = conn.clone().write(b"fifth".to_vec()).submit_with(4).unwrap_err();
+    let refused = conn.write(b"fifth".to_vec()).submit_with(4).unwrap_err();
     assert_eq!((refused.kind, refused.context), (SubmitErrorKind::TooMany, 4));
     assert_eq!(refused.buffer.unwrap().as_slice(), b"fifth");
     other.readable().submit().unwrap();

@@ -90,7 +90,7 @@ impl Echo {
                 assert!(support::read_all(&mut receiver).is_empty(), "more came back than was sent");
                 submitter.post(SEEN).unwrap();
             });
-            while !rig.watcher.wait().unwrap().fold(false, |seen, event| self.serve(event) || seen) {}
+            while !rig.watcher.wait().unwrap().any(|event| self.serve(event)) {}
         });
     }
 }
