@@ -117,7 +117,7 @@ impl<C> Proactor<C> {
         // A slot that is reserved but not published ends the drain: its producer raises the gate when it is done.
         while let Pop::Item(submission) = self.ring.pop_before(self.seen) {
             popped = true;
-            if matches!(&submission, Submission::Op { conn, .. } if conn.token() == Token::Unregistered) {
+            if matches!(&submission, Submission::Op(op) if op.conn.token() == Token::Unregistered) {
                 self.register_local(core);
             }
             self.take_up(core, submission);
