@@ -4,7 +4,8 @@
 //! drop, on any thread) gives it back. So an idle connection holds no buffer, and a read and its answer copy nothing.
 //!
 //! Two stores: the loop's `Stash` (no lock, only the loop's thread) and the `Pool` that every thread can reach. The
-//! pool is a mutex that is only ever *tried*: who finds it taken allocates or frees instead, so no drop ever waits.
+//! pool is a mutex that is only ever *tried*, a bounded number of times: who finds it taken all the same allocates or
+//! frees instead, so no drop ever waits.
 //! Memory: both are bounded, and the stash gives up what a window of draws never needed.
 
 use std::ops::{Deref, DerefMut};
@@ -16,6 +17,9 @@ pub(crate) const SMALL: usize = 16 << 10;
 /// Small buffers a store keeps at most (16 MiB), and large ones.
 const KEEP_SMALL: usize = 1_024;
 const KEEP_LARGE: usize = 16;
+/// How often a pool that is taken is tried. Its holder is through after a few instructions; if it still is not after
+/// these, it has been preempted, and nobody waits for that.
+const TRIES: u32 = if cfg!(loom) { 1 } else { 128 };
 /// Draws between two looks at what was never needed.
 const WINDOW: u32 = 4_096;
 
@@ -106,6 +110,17 @@ impl Pool {
         Self { shelves: Mutex::new(shelves), large }
     }
 
+    /// `None`: somebody is inside, and stays.
+    fn try_with<R>(&self, access: impl FnOnce(&mut Shelves) -> R) -> Option<R> {
+        for _ in 1..TRIES {
+            if let Ok(mut shelves) = self.shelves.try_lock() {
+                return Some(access(&mut shelves));
+            }
+            std::hint::spin_loop();
+        }
+        self.shelves.try_lock().ok().map(|mut shelves| access(&mut shelves))
+    }
+
     const fn size(&self, class: Class) -> usize {
         match class {
             Class::Small if SMALL < self.large => SMALL,
@@ -126,22 +141,25 @@ impl Pool {
     fn give(&self, mut bytes: Vec<u8>) {
         let Some(class) = Self::class_of(bytes.capacity(), self.large) else { return };
         bytes.clear();
-        let Ok(mut shelves) = self.shelves.try_lock() else { return };
-        let (shelf, keep) = match class {
-            Class::Small => (&mut shelves.small, KEEP_SMALL),
-            Class::Large => (&mut shelves.large, KEEP_LARGE),
-        };
-        if shelf.len() < keep {
+        // What finds no place is freed outside of the lock.
+        let _surplus = self.try_with(|shelves| {
+            let (shelf, keep) = match class {
+                Class::Small => (&mut shelves.small, KEEP_SMALL),
+                Class::Large => (&mut shelves.large, KEEP_LARGE),
+            };
+            if shelf.len() >= keep {
+                return Some(bytes);
+            }
             shelf.push(bytes);
-        }
+            None
+        });
     }
 
     fn find(&self, class: Class) -> Option<Vec<u8>> {
-        let mut shelves = self.shelves.try_lock().ok()?;
-        match class {
+        self.try_with(|shelves| match class {
             Class::Small => shelves.small.pop(),
             Class::Large => shelves.large.pop(),
-        }
+        })?
     }
 
     /// An empty lease of at least the class's capacity.
