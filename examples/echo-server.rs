@@ -17,7 +17,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::thread;
 use std::time::Duration;
 
-use gaio::{Batch, Conn, EmbeddedWatcher, Event, Options, Outcome, Payload, SubmitError, Submitter, WaitError, Watcher};
+use gaio::{
+    Batch, Conn, EmbeddedWatcher, Event, Options, Outcome, Payload, SubmitError, Submitter, WaitError, Watcher,
+};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use signal_hook::consts::{SIGINT, SIGTERM};
 

@@ -3,7 +3,8 @@
 //! Each counter but `waker_writes` has one writer, the loop thread: a relaxed load and a relaxed store, no locked
 //! instruction. Anyone may read at any time.
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::Ordering;
+use crate::sync::figures::AtomicU64;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {

@@ -88,10 +88,8 @@ impl<T> Slab<T> {
         #[expect(clippy::cast_possible_truncation, reason = "Limits bounds sessions and operations below 2^24")]
         let base = (self.chunks.len() * CHUNK) as u32;
         let last = base + CHUNK as u32 - 1;
-        let entries = (base..=last).map(|i| Entry {
-            generation: 1,
-            body: Body::Vacant { next: if i == last { self.free } else { i + 1 } },
-        });
+        let entries = (base..=last)
+            .map(|i| Entry { generation: 1, body: Body::Vacant { next: if i == last { self.free } else { i + 1 } } });
         self.chunks.push(entries.collect());
         self.free = base;
     }

@@ -32,6 +32,11 @@ pub(crate) fn now() -> u64 {
     u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// Wraps the body of a thread that is about to be spawned. A real system is the same in every thread.
+pub(crate) fn carry<T, F: FnOnce() -> T>(body: F) -> F {
+    body
+}
+
 /// An epoll instance.
 #[derive(Debug)]
 pub(crate) struct Selector {
@@ -270,12 +275,16 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_never_over_before_its_deadline() {
+    fn a_wait_is_not_over_before_its_deadline() {
         let mut selector = Selector::new().unwrap();
         let mut out = Vec::new();
         let deadline = now() + 2 * NANOS_PER_MILLI + 1;
-        selector.wait(&mut out, Some(deadline)).unwrap();
-        assert!(now() >= deadline, "nothing can have ended it but the deadline");
+        // A few, for a signal may end one; rounding down would take hundreds.
+        let waits = (1..100).find(|_| {
+            selector.wait(&mut out, Some(deadline)).unwrap();
+            now() >= deadline
+        });
+        assert!(waits.is_some_and(|waits| waits <= 3), "{waits:?} waits");
     }
 
     #[test]

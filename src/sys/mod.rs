@@ -10,9 +10,10 @@
 //! |---|---|
 //! | `Socket` | one owned descriptor, closed by its drop |
 //! | `now()` | monotonic nanoseconds |
-//! | `Selector::register` | once per socket, both directions and urgent data, edge-triggered; the current state is the first edge |
-//! | `Selector::deregister` | before the close; afterwards no event carries the token, except one that was fetched already |
-//! | `Selector::wait` | empties `out`, then up to [`MAX_EVENTS`] events; returns with none when a signal came: the caller computes its deadline anew |
+//! | `carry` | wraps the body of a thread to be spawned, so that a simulated world goes with it |
+//! | `Selector::register` | once per socket, for everything, edge-triggered; the current state is the first edge |
+//! | `Selector::deregister` | before the close; no later `wait` hands out the token |
+//! | `Selector::wait` | empties `out`, fills it with up to [`MAX_EVENTS`]; with none if a signal came: ask the clock anew |
 //! | `Waker::wake` | from any thread, never blocks, never fails visibly; many wakes may make one event |
 //! | `Waker::drain` | after the waker's event and *before* one looks at the work it announced |
 //! | `recv_vec`, `recv_slice`, `send`, `accept` | never block, never raise a signal, never answer EINTR |
@@ -57,12 +58,20 @@ mod waker_eventfd;
 #[cfg(all(not(any(loom, gaio_sim)), any(test, gaio_pipe_waker)))]
 mod waker_pipe;
 
+// Public, as `gaio::sim`, in the builds that run on it; in an ordinary test build it is only tested.
+#[cfg(any(loom, gaio_sim, test))]
+#[allow(unreachable_pub, reason = "reachable in some of the builds that have it")]
+pub mod sim;
+
+#[cfg(any(loom, gaio_sim))]
+use sim as backend;
+
 #[cfg(not(any(loom, gaio_sim)))]
 mod backend {
     pub(crate) use super::adopt::{adopt, adopt_listener};
     pub(crate) use super::affinity::pin_current_thread;
     pub use super::epoll::Socket;
-    pub(crate) use super::epoll::{Selector, now};
+    pub(crate) use super::epoll::{Selector, carry, now};
     pub(crate) use super::listener::{Reserve, accept, listen_tcp};
     pub(crate) use super::net::{
         local_addr, peek, peer_addr, recv_slice, recv_vec, reset_on_close, send, set_nodelay, shutdown_write,
@@ -75,8 +84,8 @@ mod backend {
 
 pub use backend::Socket;
 pub(crate) use backend::{
-    Reserve, Selector, Waker, accept, adopt, adopt_listener, listen_tcp, local_addr, now, peek, peer_addr,
-    pin_current_thread, recv_slice, recv_vec, reset_on_close, send, set_nodelay, shutdown_write,
+    Reserve, Selector, Waker, accept, adopt, adopt_listener, carry, local_addr, now, peek, peer_addr,
+    pin_current_thread, recv_slice, recv_vec, reset_on_close, send, shutdown_write,
 };
 
 /// The most events one `Selector::wait` hands out; the rest stays in the kernel and comes with the next.

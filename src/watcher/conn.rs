@@ -17,7 +17,8 @@ use std::net::SocketAddr;
 
 use crate::error::{SubmitError, SubmitErrorKind};
 use crate::handoff::{Counted, Handle};
-use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::sync::figures::AtomicU64;
+use crate::sync::{Arc, Ordering};
 use crate::watcher::op::{Body, Op, Single, Submission, Then, Write};
 use crate::watcher::outcome::Payload;
 use crate::watcher::submitter::{Patience, Shared};
@@ -218,7 +219,7 @@ impl<C> Conn<C> {
     /// Copies the bytes into a buffer of the loop's pool and writes that; for bytes that are only borrowed, such as a
     /// pooled read's. Costs the copy, and an allocation only when the pool is empty.
     pub fn write_copied(&self, bytes: &[u8]) -> Op<'_, C, Write<crate::Lease>> {
-        Op::new(self, Body::WriteLease(Then::Done, self.0.shared.pool.copy(bytes)))
+        Op::new(self, Body::WriteLease(Then::Done, crate::watcher::lease::Pool::copy(&self.0.shared.pool, bytes)))
     }
 
     /// Closes gracefully. Pending reads complete as `Released` at once; queued writes go out; then the sending side

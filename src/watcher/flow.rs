@@ -122,13 +122,7 @@ impl<C> Proactor<C> {
     }
 
     /// Sends until all is out, the system takes no more, or the budget is spent. The operation comes back if it waits.
-    fn try_write(
-        &mut self,
-        core: &mut Core,
-        key: Key,
-        mut op: Pending<C>,
-        budget: &mut Budget,
-    ) -> Option<Pending<C>> {
+    fn try_write(&mut self, core: &mut Core, key: Key, mut op: Pending<C>, budget: &mut Budget) -> Option<Pending<C>> {
         let Some(session) = core.sessions.get_mut(key) else {
             self.fail(op, OpError::Closed);
             return None;
@@ -306,13 +300,7 @@ impl<C> Proactor<C> {
     }
 
     /// Is there something? Nothing is taken.
-    fn read_nothing(
-        &mut self,
-        core: &mut Core,
-        key: Key,
-        op: Pending<C>,
-        budget: &mut Budget,
-    ) -> Option<Pending<C>> {
+    fn read_nothing(&mut self, core: &mut Core, key: Key, op: Pending<C>, budget: &mut Budget) -> Option<Pending<C>> {
         let Some(session) = core.sessions.get_mut(key) else { return Some(op) };
         match session.peek() {
             Verb::Pending => Some(op),

@@ -145,19 +145,19 @@ impl Pool {
     }
 
     /// An empty lease of at least the class's capacity.
-    pub(crate) fn draw(self: &Arc<Self>, class: Class) -> Lease {
-        let class = if self.large <= SMALL { Class::Large } else { class };
-        let bytes = self.find(class).unwrap_or_else(|| Vec::with_capacity(self.size(class)));
-        Lease { bytes, home: self.clone() }
+    pub(crate) fn draw(pool: &Arc<Self>, class: Class) -> Lease {
+        let class = if pool.large <= SMALL { Class::Large } else { class };
+        let bytes = pool.find(class).unwrap_or_else(|| Vec::with_capacity(pool.size(class)));
+        Lease { bytes, home: pool.clone() }
     }
 
     /// A lease that holds a copy of `bytes`; one that fits no class is allocated to size and not kept.
-    pub(crate) fn copy(self: &Arc<Self>, bytes: &[u8]) -> Lease {
-        if bytes.len() > self.large.max(SMALL) {
-            return Lease { bytes: bytes.to_vec(), home: self.clone() };
+    pub(crate) fn copy(pool: &Arc<Self>, bytes: &[u8]) -> Lease {
+        if bytes.len() > pool.large.max(SMALL) {
+            return Lease { bytes: bytes.to_vec(), home: pool.clone() };
         }
-        let class = if bytes.len() > SMALL.min(self.large) { Class::Large } else { Class::Small };
-        let mut lease = self.draw(class);
+        let class = if bytes.len() > SMALL.min(pool.large) { Class::Large } else { Class::Small };
+        let mut lease = Self::draw(pool, class);
         lease.bytes.extend_from_slice(bytes);
         lease
     }
@@ -206,7 +206,7 @@ impl Stash {
         let shelf = self.shelf(class);
         let found = shelf.free.pop();
         shelf.unused = shelf.unused.min(shelf.free.len());
-        found.unwrap_or_else(|| self.pool.draw(class))
+        found.unwrap_or_else(|| Pool::draw(&self.pool, class))
     }
 
     pub(crate) fn give(&mut self, mut lease: Lease) {
@@ -239,11 +239,11 @@ mod tests {
     #[test]
     fn a_dropped_lease_is_drawn_again() {
         let pool = Arc::new(Pool::new(256 << 10));
-        let lease = pool.copy(b"abc");
+        let lease = Pool::copy(&pool, b"abc");
         assert_eq!(&*lease, b"abc");
         let at = lease.as_ptr();
         drop(lease);
-        let again = pool.draw(Class::Small);
+        let again = Pool::draw(&pool, Class::Small);
         assert!(again.is_empty());
         assert_eq!(again.bytes.as_ptr(), at);
     }
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn an_odd_size_is_not_kept() {
         let pool = Arc::new(Pool::new(32 << 10));
-        drop(pool.copy(&vec![1; 100_000]));
+        drop(Pool::copy(&pool, &vec![1; 100_000]));
         let shelves = pool.shelves.lock().unwrap();
         assert!(shelves.small.is_empty() && shelves.large.is_empty());
     }

@@ -198,16 +198,16 @@ fn start<C: Send + 'static>(
 ) -> io::Result<thread::JoinHandle<()>> {
     let name = options.name.clone().unwrap_or_else(|| String::from("gaio"));
     let builder = thread::Builder::new().name(name);
-    let Some(cpu) = options.cpu else { return builder.spawn(move || run(event_loop)) };
+    let Some(cpu) = options.cpu else { return builder.spawn(sys::carry(move || run(event_loop))) };
     let (answer, answered) = std::sync::mpsc::sync_channel(1);
-    let thread = builder.spawn(move || {
+    let thread = builder.spawn(sys::carry(move || {
         let pinned = sys::pin_current_thread(cpu);
         let go = pinned.is_ok();
         let _ = answer.send(pinned);
         if go {
             run(event_loop);
         }
-    })?;
+    }))?;
     answered.recv().map_err(|_| io::Error::other("the loop thread ended before it began"))??;
     Ok(thread)
 }

@@ -20,7 +20,8 @@ use crate::error::{DelegateError, DelegateErrorKind, SubmitError, SubmitErrorKin
 use crate::event_loop::counters::{Counters, Snapshot};
 use crate::handoff::{Producer, PushError, Raiser, Returns, ThreadBound, on_loop_thread};
 use crate::limits::Limits;
-use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering};
+use crate::sync::figures::{AtomicU64, AtomicUsize};
+use crate::sync::{Arc, AtomicBool, AtomicU32, Condvar, Mutex, Ordering};
 use crate::sys::{self, Kind, Socket, Waker};
 use crate::watcher::Conn;
 use crate::watcher::conn::{Addresses, Link};
@@ -145,7 +146,7 @@ impl<C> Shared<C> {
             raiser,
             waker,
             room: Room::new(),
-            grace: AtomicU64::new(0),
+            grace: AtomicU64::new(u64::MAX),
             sessions: AtomicUsize::new(0),
             listeners: AtomicU64::new(0),
             closing: AtomicBool::new(false),
@@ -245,11 +246,10 @@ impl<C> Shared<C> {
 
     /// Refuses everything new from now on; what was accepted is still dealt with.
     pub(crate) fn shut_down(&self, grace: Duration) {
-        let until = sys::now().saturating_add(nanos(grace)).max(1);
-        // The earliest of several shutdowns counts. Release: the loop reads it after it has seen the ring closed.
-        let _ = self.grace.fetch_update(Ordering::Release, Ordering::Relaxed, |old| {
-            (old == 0 || until < old).then_some(until)
-        });
+        let until = sys::now().saturating_add(nanos(grace));
+        // The earliest of several shutdowns counts.
+        self.grace.fetch_min(until, Ordering::Relaxed);
+        // Release: the loop that sees this sees the deadline, too.
         self.closing.store(true, Ordering::Release);
         self.ring.close();
         self.raise();
@@ -261,7 +261,7 @@ impl<C> Shared<C> {
         if !self.closing.load(Ordering::Acquire) {
             return None;
         }
-        Some(self.grace.load(Ordering::Acquire))
+        Some(self.grace.load(Ordering::Relaxed))
     }
 
     /// Takes a place for a session, if there is one.
@@ -394,7 +394,12 @@ impl<C> Submitter<C> {
         let unix = match found.kind {
             Kind::TcpListener => false,
             Kind::UnixListener => true,
-            _ => return fail(DelegateErrorKind::Unsupported("not a listening socket: bind it and listen first"), socket),
+            _ => {
+                return fail(
+                    DelegateErrorKind::Unsupported("not a listening socket: bind it and listen first"),
+                    socket,
+                );
+            }
         };
         let address = sys::local_addr(&socket);
         let id = ListenerId(self.0.listeners.fetch_add(1, Ordering::Relaxed));

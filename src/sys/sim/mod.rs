@@ -1,0 +1,59 @@
+//! A simulated operating system: sockets, a selector and a clock in memory.
+//!
+//! It stands behind the same contract as the real backends, for three uses: loom models of the whole crate, tests
+//! that must come out the same every time, and tests of what a kernel does rarely. It is strict where a kernel is
+//! kind: whoever gets along with it relies on nothing but the contract.
+//!
+//! | rule | here | Linux |
+//! |---|---|---|
+//! | edges | arrival, FIN, RST, room after an EAGAIN, the state at the registration | the same, and others |
+//! | an event | carries all that holds when it is fetched; nothing if nothing holds any more | the same |
+//! | room after a *short* send | no edge | an edge |
+//! | a wake while one is not drained | no edge | an edge, until a pipe is full |
+//! | closing with unread bytes | RST | the same |
+//! | data in front of an RST | can be read; then ECONNRESET once; then EOF | the same on loopback |
+//! | `pending_first` | every attempt that could succeed is first answered EAGAIN, and an edge follows | never |
+//!
+//! `against_kernel.rs` runs random calls on both and compares.
+//!
+//! # The world
+//!
+//! A [`World`] is one such system: a descriptor table, connections, one clock, behind one mutex and one condition
+//! variable, which are all that loom sees of it. A thread must be in a world to make a selector or ask for the time.
+//! Under loom each execution has a world of its own and every thread is in it. Otherwise [`World::enter`] makes a new
+//! one for the calling thread, and `sys::carry` takes it along to a thread that is spawned.
+//!
+//! # Time
+//!
+//! Nothing here sleeps. When a selector has nothing to report and a deadline to wait for, [`Clock`] says what happens.
+
+#[cfg(all(test, not(any(loom, gaio_sim))))]
+mod against_kernel;
+mod connection;
+mod peer;
+mod selector;
+mod socket;
+mod state;
+mod world;
+
+#[cfg(all(test, loom))]
+mod models;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+pub use peer::Peer;
+pub use socket::Socket;
+pub use world::{Clock, Config, World};
+
+pub(crate) use selector::{Selector, Waker, now};
+pub(crate) use socket::{
+    Reserve, accept, adopt, adopt_listener, listen_tcp, local_addr, peek, peer_addr, recv_slice, recv_vec,
+    reset_on_close, send, set_nodelay, shutdown_write,
+};
+pub(crate) use world::carry;
+
+/// Does nothing: simulated threads run nowhere in particular.
+#[allow(clippy::unnecessary_wraps, reason = "the contract: a real machine may refuse")]
+pub(crate) fn pin_current_thread(_cpu: usize) -> std::io::Result<()> {
+    Ok(())
+}

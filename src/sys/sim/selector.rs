@@ -1,0 +1,128 @@
+//! The simulated selector, waker and clock.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use super::super::{Errno, Readiness};
+use super::socket::Socket;
+use super::state::{Descriptor, Object};
+use super::world::{Clock, Shared, World};
+use crate::sync::thread;
+
+/// The virtual time of the calling thread's world, in nanoseconds.
+pub(crate) fn now() -> u64 {
+    World::current().shared.lock().clock
+}
+
+/// A queue of edges.
+pub(crate) struct Selector {
+    shared: Arc<Shared>,
+    descriptor: Descriptor,
+}
+
+impl Selector {
+    pub(crate) fn new() -> io::Result<Self> {
+        let (shared, descriptor) = World::open(|state| state.open(Object::Selector(Default::default())))?;
+        Ok(Self { shared, descriptor })
+    }
+
+    pub(crate) fn register(&self, socket: &Socket, token: u64) -> Result<(), Errno> {
+        self.shared.call(|state| state.register(self.descriptor, socket.descriptor, token))
+    }
+
+    pub(crate) fn deregister(&self, socket: &Socket) -> Result<(), Errno> {
+        self.shared.call(|state| state.deregister(self.descriptor, socket.descriptor))
+    }
+
+    /// Waits for an edge, or for the clock to reach `deadline`. For ever means for ever: under loom, a wake-up that is
+    /// lost is a deadlock here, and loom reports it.
+    #[allow(clippy::needless_pass_by_ref_mut, clippy::unnecessary_wraps, reason = "the contract")]
+    pub(crate) fn wait(&mut self, out: &mut Vec<Readiness>, deadline: Option<u64>) -> Result<(), Errno> {
+        out.clear();
+        let mut state = self.shared.lock();
+        let mut others_had_their_turn = false;
+        loop {
+            state.fetch(self.descriptor, out);
+            let is_over = |clock| deadline.is_some_and(|deadline| deadline <= clock);
+            if !out.is_empty() || is_over(state.clock) {
+                return Ok(());
+            }
+            let Some(deadline) = deadline.filter(|_| state.config.clock != Clock::Manual) else {
+                state = self.shared.wait_change(state);
+                continue;
+            };
+            if others_had_their_turn {
+                self.shared.advance_to(state, deadline);
+                return Ok(());
+            }
+            // The deadline may expire at any time, as between two other threads' steps: give them the lock once.
+            let patient = state.config.clock == Clock::Patient;
+            drop(state);
+            if patient {
+                thread::yield_now();
+            }
+            state = self.shared.lock();
+            others_had_their_turn = true;
+        }
+    }
+}
+
+impl Drop for Selector {
+    fn drop(&mut self) {
+        self.shared.close(self.descriptor);
+    }
+}
+
+impl fmt::Debug for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Selector").field("descriptor", &self.descriptor).finish_non_exhaustive()
+    }
+}
+
+/// A pipe that holds one byte: a wake before the drain of the last one is no edge.
+pub(crate) struct Waker {
+    shared: Arc<Shared>,
+    descriptor: Descriptor,
+}
+
+impl Waker {
+    pub(crate) fn new(selector: &Selector, token: u64) -> io::Result<Self> {
+        let shared = Arc::clone(&selector.shared);
+        let descriptor = shared.call(|state| {
+            let descriptor = state.open(Object::Waker { raised: false })?;
+            state.register(selector.descriptor, descriptor, token)?;
+            Ok::<_, Errno>(descriptor)
+        })?;
+        Ok(Self { shared, descriptor })
+    }
+
+    pub(crate) fn wake(&self) {
+        self.shared.call(|state| {
+            let Object::Waker { raised } = state.object(self.descriptor) else { return };
+            if !std::mem::replace(raised, true) {
+                state.raise(self.descriptor);
+            }
+        });
+    }
+
+    pub(crate) fn drain(&self) {
+        self.shared.call(|state| {
+            if let Object::Waker { raised } = state.object(self.descriptor) {
+                *raised = false;
+            }
+        });
+    }
+}
+
+impl Drop for Waker {
+    fn drop(&mut self) {
+        self.shared.close(self.descriptor);
+    }
+}
+
+impl fmt::Debug for Waker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Waker").field("descriptor", &self.descriptor).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,320 @@
+//! The world as a test sees it: made, entered, configured, populated.
+
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::super::Errno;
+use super::connection::{Connection, Side};
+use super::peer::Peer;
+use super::socket::Socket;
+use super::state::{Descriptor, EndId, State};
+use crate::sync::{Condvar, Mutex, MutexGuard};
+
+/// What happens when a selector has nothing to report and waits for a deadline.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Clock {
+    /// The others go first, then the clock jumps to the deadline. With one thread: at once.
+    #[default]
+    Patient,
+    /// The clock jumps to the deadline, whatever the others are about to do. Under loom this explores deadlines that
+    /// expire at every point; a loop that always arms another would never end.
+    Eager,
+    /// Time passes by [`World::advance`] alone.
+    Manual,
+}
+
+/// The properties of a world. They may change while it runs.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// Bytes that fit into one direction of a connection; one more is EAGAIN. A connection keeps what it was made with.
+    pub buffer: usize,
+    /// Answers EAGAIN to each attempt that could succeed, then gives an edge, then lets it succeed.
+    pub pending_first: bool,
+    /// Descriptors that may be open at once; one more is EMFILE.
+    pub descriptors: usize,
+    /// What happens to the time.
+    pub clock: Clock,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { buffer: 64 * 1024, pending_first: false, descriptors: usize::MAX, clock: Clock::default() }
+    }
+}
+
+/// One simulated system. A clone is another handle to the same one.
+#[derive(Clone)]
+pub struct World {
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What all handles share: the state, and one condition for everybody who waits for a change of it.
+///
+/// The `Arc` around it is the standard one, even under loom: a kernel's reference counts are no part of any model, and
+/// each would be one more point where loom tries every order.
+pub(super) struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn new(config: Config) -> Self {
+        Self { state: Mutex::new(State::new(config)), changed: Condvar::new() }
+    }
+
+    /// Runs one syscall. All who wait are told if it changed anything for anybody.
+    pub(super) fn call<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.lock();
+        let answer = act(&mut state);
+        self.release(state);
+        answer
+    }
+
+    /// The bare state. Poison is passed over: a failed assertion elsewhere must not turn each drop into a second panic.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the state back after a call by hand.
+    pub(super) fn release(&self, mut state: MutexGuard<'_, State>) {
+        if state.take_stir() {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Lets the clock jump.
+    pub(super) fn advance_to(&self, mut state: MutexGuard<'_, State>, time: u64) {
+        state.advance_to(time);
+        self.release(state);
+    }
+
+    pub(super) fn close(&self, descriptor: Descriptor) {
+        if !is_torn_down() {
+            self.call(|state| state.close(descriptor));
+        }
+    }
+
+    pub(super) fn close_end(&self, end: EndId) {
+        if !is_torn_down() {
+            self.call(|state| state.close_end(end));
+        }
+    }
+
+    /// Sleeps until some call has changed something.
+    pub(super) fn wait_change<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether loom has given this execution up. Its locks then panic again, and a second panic in a drop would abort the
+/// test before it could say what failed.
+fn is_torn_down() -> bool {
+    cfg!(loom) && std::thread::panicking()
+}
+
+#[cfg(not(loom))]
+mod current {
+    use std::cell::RefCell;
+
+    use super::World;
+
+    std::thread_local! {
+        static CURRENT: RefCell<Option<World>> = const { RefCell::new(None) };
+    }
+
+    pub(super) fn get() -> World {
+        let current = CURRENT.with_borrow(Clone::clone);
+        current.expect("this thread is in no simulated world: call `World::enter` or `World::join` on it first")
+    }
+
+    pub(super) fn set(world: World) {
+        CURRENT.set(Some(world));
+    }
+
+    pub(super) fn fresh() -> World {
+        let world = World::bare();
+        set(world.clone());
+        world
+    }
+
+    /// Wraps the body of a thread, so that it runs in the world of the thread that spawns it.
+    pub(crate) fn carry<T>(body: impl FnOnce() -> T) -> impl FnOnce() -> T {
+        let world = CURRENT.with_borrow(Clone::clone);
+        move || {
+            CURRENT.set(world);
+            body()
+        }
+    }
+}
+
+#[cfg(loom)]
+mod current {
+    use super::World;
+
+    // A static of loom lives as long as one execution: each begins with an empty world, and every thread is in it.
+    loom::lazy_static! {
+        static ref CURRENT: World = World::bare();
+    }
+
+    pub(super) fn get() -> World {
+        CURRENT.clone()
+    }
+
+    pub(super) fn set(_world: World) {}
+
+    pub(super) fn fresh() -> World {
+        get()
+    }
+
+    /// Nothing to carry: an execution has one world.
+    pub(crate) fn carry<T>(body: impl FnOnce() -> T) -> impl FnOnce() -> T {
+        body
+    }
+}
+
+pub(crate) use current::carry;
+
+impl World {
+    fn bare() -> Self {
+        Self { shared: Arc::new(Shared::new(Config::default())) }
+    }
+
+    /// Makes a new world and puts the calling thread into it. Under loom: the world of this execution, new with it.
+    #[must_use]
+    pub fn enter() -> Self {
+        current::fresh()
+    }
+
+    /// Like [`World::enter`], with properties other than the usual.
+    #[must_use]
+    pub fn enter_with(config: Config) -> Self {
+        let world = Self::enter();
+        world.configure(|own| *own = config);
+        world
+    }
+
+    /// Puts the calling thread into this world, too.
+    pub fn join(&self) {
+        current::set(self.clone());
+    }
+
+    /// The world of the calling thread.
+    ///
+    /// # Panics
+    ///
+    /// If it is in none.
+    #[must_use]
+    pub fn current() -> Self {
+        current::get()
+    }
+
+    /// Changes the properties.
+    pub fn configure(&self, change: impl FnOnce(&mut Config)) {
+        self.shared.call(|state| change(&mut state.config));
+    }
+
+    /// A TCP connection: one end for the code under test, one for the test.
+    ///
+    /// # Panics
+    ///
+    /// If there is no descriptor left.
+    #[must_use]
+    pub fn pair(&self) -> (Socket, Peer) {
+        self.pair_of(false)
+    }
+
+    /// A Unix stream: like [`World::pair`], with the differences that the kernel makes.
+    ///
+    /// # Panics
+    ///
+    /// If there is no descriptor left.
+    #[must_use]
+    pub fn unix_pair(&self) -> (Socket, Peer) {
+        self.pair_of(true)
+    }
+
+    /// A TCP connection with both ends for the code under test, as between two loops.
+    ///
+    /// # Panics
+    ///
+    /// If there are not two descriptors left.
+    #[must_use]
+    pub fn socket_pair(&self) -> (Socket, Socket) {
+        self.sockets_of(false)
+    }
+
+    pub(super) fn sockets_of(&self, unix: bool) -> (Socket, Socket) {
+        let (near, far) = self.shared.call(|state| {
+            let connection = state.connect(Connection::new(state.config.buffer, unix));
+            let [near, far] = Side::BOTH.map(|side| state.open_end(connection.end(side)).expect("a free descriptor"));
+            (near, far)
+        });
+        (Socket::new(&self.shared, near), Socket::new(&self.shared, far))
+    }
+
+    fn pair_of(&self, unix: bool) -> (Socket, Peer) {
+        let (descriptor, end) = self.shared.call(|state| {
+            let connection = state.connect(Connection::new(state.config.buffer, unix));
+            let descriptor = state.open_end(connection.end(Side::Near)).expect("a free descriptor");
+            (descriptor, connection.end(Side::Far))
+        });
+        (Socket::new(&self.shared, descriptor), Peer::new(&self.shared, end))
+    }
+
+    /// A listener on a free port of 127.0.0.1, with room for 128 connections.
+    ///
+    /// # Panics
+    ///
+    /// If there is no descriptor left.
+    #[must_use]
+    pub fn listener(&self) -> (Socket, SocketAddr) {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let (descriptor, addr) = self.shared.call(|state| state.listen(any, 128)).expect("a free descriptor");
+        (Socket::new(&self.shared, descriptor), addr)
+    }
+
+    /// Connects to a listener of this world. The connection stands at once, accepted or not.
+    ///
+    /// # Errors
+    ///
+    /// `ConnectionRefused` if nobody listens there; `WouldBlock` if its backlog is full.
+    pub fn connect(&self, addr: SocketAddr) -> io::Result<Peer> {
+        let end = self.shared.call(|state| state.connect_to(addr))?;
+        Ok(Peer::new(&self.shared, end))
+    }
+
+    /// The time since the world began.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        Duration::from_nanos(self.shared.lock().clock)
+    }
+
+    /// Lets time pass. Whoever waits for a deadline within it is woken.
+    pub fn advance(&self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.shared.call(|state| state.advance_to(state.clock.saturating_add(nanos)));
+    }
+
+    /// How many descriptors are open: sockets, selectors, wakers and reserves. The ends that tests hold don't count.
+    #[must_use]
+    pub fn open_descriptors(&self) -> usize {
+        self.shared.lock().open_descriptors()
+    }
+
+    pub(super) fn open<T>(act: impl FnOnce(&mut State) -> Result<T, Errno>) -> Result<(Arc<Shared>, T), Errno> {
+        let world = Self::current();
+        let opened = world.shared.call(act)?;
+        Ok((world.shared, opened))
+    }
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the lock: a debug print must not add a step to a model.
+        f.debug_struct("World").finish_non_exhaustive()
+    }
+}
