@@ -28,8 +28,8 @@ pub struct Limits {
     /// it are below this, so a single write may be larger. Default 256 MiB.
     pub write_bytes: u64,
     /// Slots of the submission ring, rounded up to a power of two. What other threads have submitted and the loop has
-    /// not taken up waits there; while it is full, `submit` parks. Memory: a slot is 64 bytes with a context of type
-    /// `()`. Default 4 096.
+    /// not taken up waits there; while it is full, `submit` parks. Memory: at most 64 bytes a slot for a context of up
+    /// to 8 bytes. Default 4 096.
     pub ring_slots: usize,
     /// Completions after which a batch counts as full: the loop then takes on no more work until it is handed over.
     /// Default 1 024.
