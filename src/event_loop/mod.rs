@@ -234,10 +234,6 @@ impl<F: Face> EventLoop<F> {
             return;
         }
         for event in events.iter().filter(|event| event.token & LISTENER != 0 && event.token != WAKER) {
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "the index was put into the token by `listener_token`"
-            )]
             self.core.listener_edge((event.token & !LISTENER) as usize);
         }
         for index in 0..self.core.listeners.len() {

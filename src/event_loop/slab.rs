@@ -58,17 +58,11 @@ pub(crate) struct Slab<T> {
     retired: u32,
     /// The retired entry that was added first: where the free list is hooked on.
     retired_last: u32,
-    len: usize,
 }
 
 impl<T> Slab<T> {
     pub(crate) const fn new() -> Self {
-        Self { chunks: Vec::new(), free: NIL, retired: NIL, retired_last: NIL, len: 0 }
-    }
-
-    /// Used entries: neither free nor retired.
-    pub(crate) const fn len(&self) -> usize {
-        self.len
+        Self { chunks: Vec::new(), free: NIL, retired: NIL, retired_last: NIL }
     }
 
     pub(crate) fn insert(&mut self, value: T) -> Key {
@@ -80,14 +74,13 @@ impl<T> Slab<T> {
         let Body::Vacant { next } = entry.body else { unreachable!("the free list holds vacant entries only") };
         self.free = next;
         entry.body = Body::Used(value);
-        self.len += 1;
         Key { index, generation: entry.generation }
     }
 
     fn grow(&mut self) {
         #[expect(clippy::cast_possible_truncation, reason = "Limits bounds sessions and operations below 2^24")]
         let base = (self.chunks.len() * CHUNK) as u32;
-        let last = base + CHUNK as u32 - 1;
+        let last = base + (1 << CHUNK_BITS) - 1;
         let entries = (base..=last)
             .map(|i| Entry { generation: 1, body: Body::Vacant { next: if i == last { self.free } else { i + 1 } } });
         self.chunks.push(entries.collect());
@@ -113,12 +106,6 @@ impl<T> Slab<T> {
         }
     }
 
-    /// The current name of the used entry at `index`.
-    pub(crate) fn key_at(&self, index: u32) -> Option<Key> {
-        let entry = &self.chunks.get(index as usize >> CHUNK_BITS)?[index as usize & (CHUNK - 1)];
-        matches!(entry.body, Body::Used(_)).then_some(Key { index, generation: entry.generation })
-    }
-
     fn vacate(&mut self, index: u32, next: u32) -> Option<T> {
         let entry = self.entry(index)?;
         if matches!(entry.body, Body::Vacant { .. }) {
@@ -126,7 +113,6 @@ impl<T> Slab<T> {
         }
         let Body::Used(value) = std::mem::replace(&mut entry.body, Body::Vacant { next }) else { return None };
         entry.generation = if entry.generation + 1 < GENERATIONS { entry.generation + 1 } else { 1 };
-        self.len -= 1;
         Some(value)
     }
 
@@ -199,7 +185,7 @@ mod tests {
         slab.recycle();
         let again = [slab.insert(4).index, slab.insert(5).index];
         assert!(again.contains(&a.index) && again.contains(&b.index));
-        assert_eq!(slab.len(), 3);
+        assert_eq!(slab.keys().len(), 3);
     }
 
     #[test]

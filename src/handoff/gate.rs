@@ -119,7 +119,8 @@ impl Keeper {
     }
 
     /// Ends a turn. On `true` the loop may block until the waker is written; on `false` somebody raised during the
-    /// turn, and the loop must take another one first, beginning with [`open`](Self::open).
+    /// turn, and the loop must take another one first, beginning with [`open`](Self::open). What it published is
+    /// visible already.
     ///
     /// The gate is parked afterwards either way. So a raiser that comes between a `close` that returned `false` and
     /// the `open` that follows writes the waker once although the loop does not sleep: the next wait returns at
@@ -135,7 +136,9 @@ impl Keeper {
     /// ```
     #[must_use = "on `false` the loop owes another turn, and must not block"]
     pub fn close(&mut self) -> bool {
-        // Acquire: after `false` the loop takes its turn, and may look at what was published even before its `open`.
+        // Acquire: what a raiser published is visible as soon as `false` is returned. The `open` that follows would
+        // bring it too (it reads this write, which continues the raiser's release sequence); the promise is kept
+        // here so that a loop may look before it opens.
         // No release half: a raiser takes nothing from the loop.
         self.word.swap(PARKED, order!(GATE_CLOSE, Acquire)) != NOTIFIED
     }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use crate::error::WaitError;
 use crate::watcher::outcome::{Event, Failure, ListenerId, Outcome, Payload};
-use crate::watcher::submitter::Shared;
+use crate::watcher::shared::Shared;
 use crate::watcher::{Conn, Lease};
 
 /// An [`Outcome`] whose pooled bytes are still a range.

@@ -22,8 +22,9 @@ use crate::sys;
 use crate::watcher::batch::Stored;
 use crate::watcher::lease::Class;
 use crate::watcher::op::Body;
-use crate::watcher::proactor::{Core, Pending, Proactor, Queues};
-use crate::watcher::submitter::nanos;
+use crate::watcher::proactor::{Core, Proactor};
+use crate::watcher::queue::{Pending, Queues};
+use crate::watcher::shared::nanos;
 
 /// Reads of input to be thrown away, per step.
 const DRAINS_PER_STEP: usize = 4;
@@ -57,7 +58,7 @@ impl<C> Proactor<C> {
         self.closing += 1;
         let linger = session.state.linger;
         while let Some(session) = core.sessions.get_mut(key) {
-            let Some(op) = Self::pop_front(&mut self.ops, &mut session.state.read) else { break };
+            let Some(op) = self.ops.pop_front(&mut session.state.read) else { break };
             self.fail(op, OpError::Released);
         }
         if self.advance_close(core, key) == Step::Again {
@@ -71,7 +72,7 @@ impl<C> Proactor<C> {
 
     /// Does the next thing in the write queue end the session?
     pub(crate) fn head_is_ending(&mut self, session: &Session<Queues>) -> bool {
-        self.ops.at_mut(session.state.write.head()).is_some_and(|op| op.body.is_ending())
+        self.ops.head(&session.state.write).is_some_and(|op| op.body.is_ending())
     }
 
     /// Moves a graceful close on as far as it goes.
@@ -142,7 +143,7 @@ impl<C> Proactor<C> {
         let Some(session) = core.retire(key) else { return };
         let closing = session.has(Flags::CLOSING);
         let unsent = !session.state.write.is_empty() && !self.head_is_ending(&session);
-        let torn = self.ops.at_mut(session.state.write.head()).is_some_and(|op| op.done > 0);
+        let torn = self.ops.head(&session.state.write).is_some_and(|op| op.done > 0);
         // A graceful close that could not send everything has failed its promise, and says so to the peer.
         if torn || session.has(Flags::BROKEN) || (closing && unsent) {
             sys::reset_on_close(&session.socket);
@@ -153,10 +154,10 @@ impl<C> Proactor<C> {
         if closing {
             self.closing -= 1;
         }
-        while let Some(op) = Self::pop_front(&mut self.ops, &mut read) {
+        while let Some(op) = self.ops.pop_front(&mut read) {
             self.fail(op, error());
         }
-        while let Some(op) = Self::pop_front(&mut self.ops, &mut write) {
+        while let Some(op) = self.ops.pop_front(&mut write) {
             self.writes -= 1;
             if op.body.is_ending() {
                 self.complete(op.conn, op.context, Stored::Closed);

@@ -21,7 +21,7 @@ use crate::sync::figures::AtomicU64;
 use crate::sync::{Arc, Ordering};
 use crate::watcher::op::{Body, Op, Single, Submission, Then, Write};
 use crate::watcher::outcome::Payload;
-use crate::watcher::submitter::{Patience, Shared};
+use crate::watcher::shared::{Patience, Shared};
 
 const UNREGISTERED: u64 = 0;
 const REFUSED: u64 = u64::MAX;

@@ -20,7 +20,8 @@ use crate::sys::{self, Errno};
 use crate::watcher::batch::Stored;
 use crate::watcher::lease::{Class, SMALL};
 use crate::watcher::op::{Body, Then};
-use crate::watcher::proactor::{Core, Pending, Proactor, Queues};
+use crate::watcher::proactor::{Core, Proactor};
+use crate::watcher::queue::{Pending, Queues};
 
 /// Pause before a send is tried again for which memory was short: no edge announces memory.
 const RETRY: u64 = 5_000_000;
@@ -83,12 +84,12 @@ impl<C> Proactor<C> {
             if budget.is_spent() {
                 return true;
             }
-            let Some(op) = Self::pop_front(&mut self.ops, &mut session.state.write) else { return false };
+            let Some(op) = self.ops.pop_front(&mut session.state.write) else { return false };
             self.writes -= 1;
             if let Some(op) = self.try_write(core, key, op, budget) {
                 let Some(session) = core.sessions.get_mut(key) else { return false };
                 self.writes += 1;
-                Self::push_front(&mut self.ops, &mut session.state.write, op);
+                self.ops.push_front(&mut session.state.write, op);
             }
         }
     }
@@ -99,10 +100,10 @@ impl<C> Proactor<C> {
             if !session.wants_to_read() || budget.is_spent() {
                 return;
             }
-            let Some(op) = Self::pop_front(&mut self.ops, &mut session.state.read) else { return };
+            let Some(op) = self.ops.pop_front(&mut session.state.read) else { return };
             if let Some(op) = self.try_read(core, key, op, budget) {
                 let Some(session) = core.sessions.get_mut(key) else { return };
-                Self::push_front(&mut self.ops, &mut session.state.read, op);
+                self.ops.push_front(&mut session.state.read, op);
             }
         }
     }
@@ -263,7 +264,7 @@ impl<C> Proactor<C> {
     fn read_pooled(&mut self, core: &mut Core, key: Key, op: Pending<C>, budget: &mut Budget) -> Option<Pending<C>> {
         let Some(session) = core.sessions.get_mut(key) else { return Some(op) };
         let cap = core.limits.read_cap;
-        let Some(room) = self.filling().arena.room(cap) else {
+        let Some(room) = self.outbox.filling().arena.room(cap) else {
             self.starve(session, key);
             return Some(op);
         };
@@ -271,7 +272,7 @@ impl<C> Proactor<C> {
         let Verb::Moved(n) = verb else { return self.not_bytes(verb, op) };
         budget.moved(n);
         budget.completed();
-        let bytes = self.filling().arena.keep(n);
+        let bytes = self.outbox.filling().arena.keep(n);
         self.complete(op.conn, op.context, bytes);
         None
     }

@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn the_stash_gives_up_what_is_never_needed() {
         let pool = Arc::new(Pool::new(256 << 10));
-        let mut stash = Stash::new(pool.clone());
+        let mut stash = Stash::new(pool);
         let burst: Vec<Lease> = (0..100).map(|_| stash.draw(Class::Small)).collect();
         burst.into_iter().for_each(|lease| stash.give(lease));
         assert_eq!(stash.small.free.len(), 100);

@@ -1,10 +1,12 @@
 //! The first face: a watcher waits for completions, submitters and connections hand in operations.
 //!
 //! ```text
-//!  Submitter, Conn ──► submitter.rs (what is shared) ──► proactor.rs ──► flow.rs     bytes
-//!       op.rs: what travels                                  │      └──► closing.rs  ends
-//!       lease.rs: buffers                                    ▼
-//!  Watcher ◄── batch.rs, outcome.rs: what comes back ◄── mailbox (spawned) or turn (embedded)
+//!  submitter.rs, conn.rs ──► shared.rs ──► proactor.rs ──► flow.rs       bytes
+//!    op.rs: what travels                    queue.rs  ├──► accepting.rs  connections
+//!    lease.rs: buffers                          │     ├──► closing.rs    ends of connections
+//!                                               ▼     └──► ending.rs     end of the loop
+//!  Watcher, EmbeddedWatcher ◄── batch.rs ◄── outbox.rs
+//!                               outcome.rs: what comes back
 //! ```
 
 use std::io;
@@ -17,15 +19,20 @@ use crate::limits::Options;
 use crate::sync::{Arc, thread};
 use crate::sys::{self, Selector, Waker};
 
+mod accepting;
 mod batch;
 mod closing;
 mod conn;
 mod embedded;
+mod ending;
 mod flow;
 mod lease;
 mod op;
+mod outbox;
 mod outcome;
 mod proactor;
+mod queue;
+mod shared;
 mod submitter;
 
 pub use batch::Batch;
@@ -38,8 +45,9 @@ pub use submitter::{Listener, Submitter};
 
 use batch::Buffer;
 use event_loop::counters::Counters;
-use proactor::{Outbox, Proactor};
-use submitter::Shared;
+use outbox::{Outbox, Way};
+use proactor::Proactor;
+use shared::Shared;
 
 /// The user's end of a loop that has a thread of its own: completions come out of here, in batches.
 ///
@@ -89,7 +97,7 @@ struct Parts<C> {
     event_loop: EventLoop<Proactor<C>>,
 }
 
-fn assemble<C>(options: &Options, outbox: Outbox<C>) -> io::Result<Parts<C>> {
+fn assemble<C>(options: &Options, way: Way<C>) -> io::Result<Parts<C>> {
     let limits = options.limits.clone();
     let selector = Selector::new()?;
     let waker = Waker::new(&selector, event_loop::WAKER)?;
@@ -98,6 +106,7 @@ fn assemble<C>(options: &Options, outbox: Outbox<C>) -> io::Result<Parts<C>> {
     let counters = Arc::new(Counters::default());
     let core = event_loop::Core::new(selector, limits.clone(), counters.clone())?;
     let shared = Arc::new(Shared::new(limits, producer, raiser, waker, counters));
+    let outbox = Outbox::new(way, &shared.limits, shared.counters.clone());
     let face = Proactor::new(shared.clone(), consumer, outbox);
     Ok(Parts { shared, event_loop: EventLoop::new(core, face, keeper) })
 }
@@ -131,7 +140,7 @@ impl<C: Send + 'static> Watcher<C> {
     pub fn spawn_for(options: Options) -> io::Result<(Self, Submitter<C>)> {
         checked(&options)?;
         let (publisher, taker) = mailbox(buffer(&options), buffer(&options), buffer(&options));
-        let Parts { shared, event_loop } = assemble(&options, Outbox::Mailbox(publisher))?;
+        let Parts { shared, event_loop } = assemble(&options, Way::Mailbox(publisher))?;
         let thread = start(&options, event_loop)?;
         let submitter = Submitter(shared.clone());
         Ok((Self { taker, shared, thread: Some(thread) }, submitter))

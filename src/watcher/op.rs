@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::error::{SubmitError, SubmitErrorKind};
 use crate::sys::Socket;
 use crate::watcher::outcome::{ListenerId, Payload};
-use crate::watcher::submitter::{ListenerFlag, Patience};
+use crate::watcher::shared::{ListenerFlag, Patience};
 use crate::watcher::{Conn, Lease};
 
 /// What a write does once all its bytes are out.
