@@ -6,10 +6,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-for cfg in '' gaio_pipe_waker gaio_sim; do
+for cfg in '' gaio_pipe_waker; do
     echo "--- clippy ${cfg:-(as it is)}"
     cargo clippy --all-targets -- -D warnings ${cfg:+--cfg "$cfg"}
 done
+# A simulated socket is made from no real one, so what uses real ones cannot be built with it.
+echo '--- clippy gaio_sim'
+cargo clippy --lib -- -D warnings --cfg gaio_sim
 echo '--- clippy loom'
 RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom" \
     cargo clippy --release --lib --test 'loom_*' -- -D warnings
