@@ -20,7 +20,8 @@ use std::thread;
 use std::time::Duration;
 
 use gaio::{
-    Batch, Conn, EmbeddedWatcher, Event, Options, Outcome, Payload, SubmitError, Submitter, WaitError, Watcher,
+    Batch, Conn, EmbeddedWatcher, Event, Options, Outcome, Payload, SubmitError, SubmitErrorKind, Submitter, WaitError,
+    Watcher,
 };
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -118,8 +119,11 @@ impl Settings {
 
     fn serve_batch(self, batch: Batch<'_>) {
         for event in batch {
-            if let Err(refused) = self.serve(event) {
-                eprintln!("dropped a connection: {refused}");
+            match self.serve(event) {
+                Ok(()) => {}
+                // On the way out there is nothing more to answer.
+                Err(refused) if refused.kind == SubmitErrorKind::Closed => {}
+                Err(refused) => eprintln!("dropped a connection: {refused}"),
             }
         }
     }

@@ -1,5 +1,5 @@
-//! Q1: can a raiser publish, and the loop sleep on without seeing it? (G1)
-//! Q2: can two raisers be told to write the waker in one park, or a raise be paid for twice? (G2)
+//! Q1: can a raiser publish, and the loop sleep on without seeing it? (W1)
+//! Q2: can two raisers be told to write the waker in one park, or a raise be paid for twice? (W2)
 //!
 //! | model                | threads                          | bound | executions | time  | floor |
 //! |----------------------|----------------------------------|-------|------------|-------|-------|

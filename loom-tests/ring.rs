@@ -1,7 +1,7 @@
 //! Q1: is a value lost, torn, popped twice or out of its producer's order, over laps and a full ring? (R1, R2, R4)
 //! Q2: does a close take back a push, or let one in; is the end of the ring seen? (R3)
 //! Q3: is each value dropped once, whichever end goes last, published before the end or after?
-//! Q4: a slot is reserved and its producer sleeps: does the loop sleep too, and is it woken for it? (R5, G1)
+//! Q4: a slot is reserved and its producer sleeps: does the loop sleep too, and is it woken for it? (R5, W1)
 //!
 //! | model                | threads                                      | bound | executions | time  | floor  |
 //! |----------------------|----------------------------------------------|-------|------------|-------|--------|

@@ -25,7 +25,7 @@
 //! # Invariants
 //!
 //! I6 (a handle never reaches another connection), I8 (fairness), I9 (an edge is awaited only after EAGAIN or a
-//! conclusive short read) are kept here; the numbers are those of ARCHITECTURE.md.
+//! conclusive short read), I10 (a full batch is not work) are kept here; the numbers are those of ARCHITECTURE.md.
 //!
 //! Models: loom-tests/turn.rs. Mutants that must fail: `owed_ignored`, `opened_late`.
 
@@ -227,7 +227,7 @@ impl<F: Face> EventLoop<F> {
         self.owed = !self.keeper.close();
     }
 
-    /// Work that no event will announce. A full batch is none: with a residue the take that makes room raises the gate.
+    /// Work that no event will announce. A full batch is none: the take that makes room raises the gate (I10).
     pub(crate) fn is_busy(&mut self) -> bool {
         if self.face.busy() {
             return true;

@@ -1,7 +1,7 @@
 //! A slab that grows in chunks, with generations.
 //!
 //! Sessions and pending operations live here. An entry is named by index and generation, so a stale name finds
-//! nothing instead of somebody else's entry (I8). Chunks are never moved or doubled: growing by one entry costs at
+//! nothing instead of somebody else's entry (I6). Chunks are never moved or doubled: growing by one entry costs at
 //! most one chunk, whatever the size.
 //!
 //! | entry   | is on          | may be given out again      |

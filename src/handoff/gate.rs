@@ -14,9 +14,9 @@
 //!                                 └── raise (false) ──┘   NOTIFIED ── close (false) ──► PARKED
 //! ```
 //!
-//! - **G1**, no lost wake-up: what was published before a `raise` is seen by the turn that follows, and that turn
+//! - **W1**, no lost wake-up: what was published before a `raise` is seen by the turn that follows, and that turn
 //!   comes: the raise returned `true`, or the loop is not blocked and its next `close` returns `false`.
-//! - **G2**, one write per park: of all raises between two closes at most one returns `true`.
+//! - **W2**, one write per park: of all raises between two closes at most one returns `true`.
 //!
 //! Each of the three is one swap, hence a link in one chain of read-modify-writes: each reads the word that the one
 //! before it wrote, and a raise's release reaches the next `open` or `close` through any raises in between. Only
@@ -85,7 +85,7 @@ impl Raiser {
             return false;
         }
         // Release: pairs with the swaps in `Keeper::open` and `Keeper::close`, so that a loop which reads our
-        // NOTIFIED also sees what we published (G1). Must stay an unconditional read-modify-write: a failed
+        // NOTIFIED also sees what we published (W1). Must stay an unconditional read-modify-write: a failed
         // compare-exchange, or a load that finds NOTIFIED, would be only a load, and put nothing behind itself.
         // No acquire half: the caller takes nothing from the loop but the permission to write the waker.
         self.word.swap(NOTIFIED, order!(GATE_RAISE, Release)) == PARKED
@@ -114,7 +114,7 @@ impl Keeper {
             return;
         }
         // Acquire: this swap eats a NOTIFIED, so it must see what that raiser published: the drain that follows is
-        // the turn it was promised (G1). A store would eat it unseen.
+        // the turn it was promised (W1). A store would eat it unseen.
         self.word.swap(AWAKE, order!(GATE_OPEN, Acquire));
     }
 

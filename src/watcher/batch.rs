@@ -121,7 +121,22 @@ impl<C> Buffer<C> {
 
 /// A batch of events, borrowed until the next wait or turn.
 ///
-/// Iterate over it to the end, or not: what is left when it is dropped is what the next wait hands out first.
+/// Iterate over it to the end, or not: what is left when it is dropped is what the next wait hands out first. An event
+/// that came out of it is yours; only pooled bytes still borrow it. While you hold a batch the loop goes on, and fills
+/// the next. Submitting from within the iteration is fine, as is dropping handles.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (mut watcher, submitter) = gaio::Watcher::<u32>::spawn_for(gaio::Options::default())?;
+/// submitter.post(1)?;
+/// submitter.post(2)?;
+/// for expected in [1, 2] {
+///     // Only the first event of each batch: what is left comes again.
+///     let event = watcher.wait()?.next();
+///     assert!(matches!(event, Some(gaio::Event::Posted(n)) if n == expected));
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Batch<'w, C = ()> {
     items: &'w mut VecDeque<Item<C>>,

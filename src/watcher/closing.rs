@@ -10,7 +10,7 @@
 //!
 //! Draining is why the tail of a response survives: closing with unread input makes the kernel send a reset, and the
 //! peer may lose what it had not read yet. A torn message is never followed by a clean end: if a write went out in
-//! part, or one before failed, the connection is reset instead.
+//! part, or one before failed, the connection is reset instead (I11).
 
 use crate::error::OpError;
 use crate::event_loop::Step;

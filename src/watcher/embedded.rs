@@ -54,7 +54,7 @@ impl EmbeddedWatcher<()> {
     /// Makes a loop on this thread. For contexts of your own type there is [`EmbeddedWatcher::new_for`].
     ///
     /// # Errors
-    /// Limits that cannot work, a CPU this thread may not run on, or no descriptors to be had.
+    /// Limits or a CPU that cannot work (`InvalidInput`), or no descriptors to be had.
     pub fn new(options: Options) -> io::Result<(Self, Submitter)> {
         Self::new_for(options)
     }
@@ -79,8 +79,13 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
 
     /// Takes turns until there are events, or the time is over: `None` waits for ever, zero only looks.
     ///
-    /// Operations submitted on this thread since the last turn are started first. The batch may be empty; it borrows
-    /// the watcher until the next turn. Events left in the batch before come first, without a turn.
+    /// Operations submitted on this thread since the last turn are started first. Events left in the batch before come
+    /// before all that, without a turn. The batch may be empty if there is a time limit, which is rounded up to whole
+    /// milliseconds; it borrows the watcher until the next turn. Between turns nothing happens on its connections.
+    /// Other threads may submit at any time, and wake a turn that sleeps.
+    ///
+    /// # Panics
+    /// With the panic of user code that runs in it: the `Drop` of a payload or context.
     ///
     /// # Errors
     /// `Closed` once the loop was shut down and everything has been handed out; `LoopFailed` if the selector failed.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! write:   Idle ──► Sending ──EAGAIN──► Blocked ──edge──► Sending ──all sent──► completed, or relinked as the read
-//!                      └── error ──► Broken: this one fails with its count, all that follow complete as `Broken`
+//!                      └── error ──► Broken: this one fails with its count, all that follow as `Broken` (I11)
 //! read:    Idle ──► Receiving ──bytes──► completed        (an exact read goes round until it has all)
 //!                      ├── EAGAIN ──► waits for an edge (I9)
 //!                      └── arena full ──► starved until a batch is taken

@@ -32,7 +32,27 @@ pub(crate) enum Class {
 /// An owned buffer from a loop's pool, filled by a leased read or by [`Conn::write_copied`](crate::Conn::write_copied).
 ///
 /// It reads as a slice, may be changed in place, and can be written as it is: `conn.write(lease)`. Dropping it on any
-/// thread gives it back without waiting; while another thread is inside the pool, it is freed instead.
+/// thread gives it back without waiting; while another thread is inside the pool, it is freed instead. Held, it keeps
+/// the pool alive, but neither the loop nor its connection.
+///
+/// ```
+/// # use std::{io::{Read, Write}, os::unix::net::UnixStream};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let (mut watcher, submitter) = gaio::Watcher::spawn(gaio::Options::default())?;
+/// # let (ours, mut peer) = UnixStream::pair()?;
+/// # let conn = submitter.delegate(ours)?;
+/// conn.read_leased().submit()?;
+/// peer.write_all(b"shout")?;
+/// for event in watcher.wait()? {
+///     let gaio::Event::Done { conn, outcome: gaio::Outcome::Leased(mut lease), .. } = event else { panic!() };
+///     lease.make_ascii_uppercase(); // in place
+///     conn.write(lease).submit()?;
+/// }
+/// let mut answer = [0; 5];
+/// peer.read_exact(&mut answer)?;
+/// assert_eq!(&answer, b"SHOUT");
+/// # Ok(()) }
+/// ```
 pub struct Lease {
     bytes: Vec<u8>,
     home: Arc<Pool>,
@@ -44,7 +64,7 @@ impl Lease {
         self.bytes.truncate(len);
     }
 
-    /// Replaces the content by `bytes`. Allocates if they do not fit.
+    /// Replaces the content by `bytes`. Allocates if they do not fit; a buffer that grew is not kept by the pool.
     pub fn replace(&mut self, bytes: &[u8]) {
         self.bytes.clear();
         self.bytes.extend_from_slice(bytes);

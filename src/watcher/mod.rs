@@ -52,7 +52,8 @@ use shared::Shared;
 /// The user's end of a loop that has a thread of its own: completions come out of here, in batches.
 ///
 /// One thread waits at a time (`&mut self`), but the watcher may move between threads. Dropping it aborts everything,
-/// joins the loop thread, and drops the completions that were not taken, each buffer and context once.
+/// joins the loop thread, and drops the completions that were not taken, each buffer and context once. That drop waits
+/// for the loop, which has no reason to take long.
 ///
 /// ```
 /// use std::io::{Read, Write};
@@ -84,7 +85,7 @@ impl Watcher<()> {
     /// Starts a loop thread. For contexts of your own type there is [`Watcher::spawn_for`].
     ///
     /// # Errors
-    /// Limits that cannot work, a CPU this process may not run on, or no descriptors or thread to be had.
+    /// Limits or a CPU that cannot work (`InvalidInput`), or no descriptors or thread to be had.
     pub fn spawn(options: Options) -> io::Result<(Self, Submitter)> {
         Self::spawn_for(options)
     }
@@ -119,7 +120,19 @@ fn buffer<C>(options: &Options) -> Buffer<C> {
 }
 
 impl<C: Send + 'static> Watcher<C> {
-    /// Starts a loop thread for contexts of type `C`.
+    /// Starts a loop thread for contexts of type `C`: a value of yours that comes back with each completion.
+    ///
+    /// Small ones travel best: the context is part of each slot of the ring, and of each pending operation.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (mut watcher, submitter) = gaio::Watcher::<String>::spawn_for(gaio::Options::default())?;
+    /// submitter.post("hello".into())?;
+    /// for event in watcher.wait()? {
+    ///     assert!(matches!(event, gaio::Event::Posted(text) if text == "hello"));
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`Watcher::spawn`].
@@ -136,7 +149,9 @@ impl<C: Send + 'static> Watcher<C> {
     /// Waits for completions: parks until there is a batch, and borrows it until the next wait.
     ///
     /// Events left in the batch before come first. Another thread can end the wait by
-    /// [`Submitter::post`] or [`Submitter::shutdown`].
+    /// [`Submitter::post`] or [`Submitter::shutdown`]. The loop goes on meanwhile, whether anyone waits or not.
+    ///
+    /// Cost: a load and a swap if a batch is there; otherwise a park, which the loop's next publish ends.
     ///
     /// # Errors
     /// `Closed` once the loop was shut down and everything has been handed out; `LoopFailed` likewise after a panic.

@@ -199,6 +199,31 @@ impl Spendable for Lease {}
 ///
 /// `K` says what it may be linked with: only a write can be followed by `then_read…`, and only a read that gives the
 /// written vector back may follow the write of one, so no buffer can get lost.
+///
+/// Dropping it unsubmitted drops its buffer, and nothing else. The methods that submit differ in two ways: where the
+/// context comes from (`_with`, or a default), and how long they wait while the ring is full:
+///
+/// | | waits for room | `Full` |
+/// |---|---|---|
+/// | [`submit`](Self::submit) | until there is some, or the loop shuts down; on a thread that runs a loop not at all | there |
+/// | [`submit_timeout`](Self::submit_timeout) | so long; on a thread that runs a loop not at all | when the time is over |
+/// | [`try_submit`](Self::try_submit) | not at all | at once |
+///
+/// Submitting on the loop's own thread takes its local queue, which is never full.
+///
+/// ```
+/// # use std::os::unix::net::UnixStream;
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let (_watcher, submitter) = gaio::Watcher::<u64>::spawn_for(gaio::Options::default())?;
+/// # let (ours, _peer) = UnixStream::pair()?;
+/// # let conn = submitter.delegate(ours)?;
+/// let request = Vec::from(*b"GET / HTTP/1.0\r\n\r\n");
+/// conn.write(request).then_read().submit_with(7)?; // the context comes back with the completion
+///
+/// let refused = conn.read(Vec::new()).submit_with(8).unwrap_err(); // no room to read into
+/// assert_eq!((refused.kind, refused.context), (gaio::SubmitErrorKind::EmptyBuffer, 8));
+/// # Ok(()) }
+/// ```
 #[must_use = "nothing happens until it is submitted"]
 #[derive(Debug)]
 pub struct Op<'c, C, K = Single> {
@@ -229,11 +254,13 @@ impl<'c, C, K> Op<'c, C, K> {
 
     /// Hands it to the loop, with the context that its completion will carry.
     ///
-    /// Lock-free while the ring has room. When it is full this parks until there is room; on a loop's own thread it
-    /// never waits. `Ok` means: exactly one completion will come (I1).
+    /// Lock-free while the ring has room. When it is full this parks until there is room; on a thread that runs a loop
+    /// it never waits. `Ok` means: exactly one completion will come (G1). Other threads may submit on the same
+    /// connection meanwhile. Cost: a handful of atomic operations, and one system call if the loop sleeps.
     ///
     /// # Errors
-    /// `EmptyBuffer`, `TooLarge`, `TooMany`, `Closed`, and on a loop's thread `Full`; context and buffer come back.
+    /// `EmptyBuffer`, `TooLarge`, `TooMany`, `Closed`, and on the thread of another loop `Full`. Context and buffer
+    /// come back.
     #[inline(always)]
     pub fn submit_with(self, context: C) -> Result<(), SubmitError<C>> {
         self.send(context, Patience::Forever)
@@ -292,13 +319,16 @@ impl<'c, C, K> Op<'c, C, K> {
 
 impl<'c, C> Op<'c, C, Write<Vec<u8>>> {
     /// Then reads into the same vector: one submission, one completion, and back-pressure by construction.
+    ///
+    /// The read begins when all is written, and goes behind the reads that are pending by then. Completes as the read
+    /// does, or as `Failed` with the half that failed.
     pub fn then_read(self) -> Op<'c, C> {
         self.linked(Then::ReadSame)
     }
 }
 
 impl<'c, C, P: Spendable> Op<'c, C, Write<P>> {
-    /// Then reads into the batch's arena.
+    /// Then reads into the batch's arena. The payload is dropped once it is written.
     pub fn then_read_pooled(self) -> Op<'c, C> {
         self.linked(Then::ReadPooled)
     }

@@ -294,7 +294,7 @@ impl From<Outcome<'_>> for Got {
             Outcome::Wrote(payload) => Self::Wrote(payload),
             Outcome::Closed => Self::Closed,
             Outcome::Eof(bytes) => Self::Eof(bytes),
-            Outcome::Failed(failure) => Self::Failed(failure),
+            Outcome::Failed(failure) => Self::Failed(*failure),
         }
     }
 }
