@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -250,6 +250,27 @@ fn a_spawned_watcher_is_dropped_with_everything_in_flight() {
 #[test]
 fn an_embedded_watcher_is_dropped_with_everything_in_flight() {
     check(dropped_with_everything_in_flight::<EmbeddedWatcher<Citizen>>);
+}
+
+/// The last batch waits for the cell like any other, and whoever looks for room may be the one that hands it over: the
+/// loop must learn of it all the same, or the drop joins it for ever.
+#[test]
+fn dropped_behind_a_full_batch() {
+    check(|| {
+        for round in 0..40 {
+            let rig = Rig::<Watcher<u64>>::with(|limits| (limits.batch, limits.ops_per_turn) = (2, 1));
+            let ends: Vec<_> = (0..4).map(|_| rig.connect(Net::Unix)).collect();
+            for (conn, peer) in &ends {
+                let mut peer = peer;
+                peer.write_all(&[1; 50]).unwrap();
+                (0..50).for_each(|context| conn.read(Vec::with_capacity(1)).submit_with(context).unwrap());
+            }
+            if round % 2 == 0 {
+                until(|| rig.counters().residues > 0);
+            }
+            drop(rig.watcher);
+        }
+    });
 }
 
 /// The same, with submitters at work while the watcher goes.
