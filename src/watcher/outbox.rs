@@ -25,6 +25,8 @@ pub(crate) struct Outbox<C> {
     way: Way<C>,
     /// Accepted connections in the mailbox's cell: with those in the filling batch, what the credit counts.
     in_cell: usize,
+    /// The last batch, the one with the end in it, is the consumer's.
+    ended: bool,
     cap: usize,
     credit: usize,
     counters: Arc<Counters>,
@@ -32,7 +34,7 @@ pub(crate) struct Outbox<C> {
 
 impl<C> Outbox<C> {
     pub(crate) const fn new(way: Way<C>, limits: &Limits, counters: Arc<Counters>) -> Self {
-        Self { way, in_cell: 0, cap: limits.batch, credit: limits.listen_credit, counters }
+        Self { way, in_cell: 0, ended: false, cap: limits.batch, credit: limits.listen_credit, counters }
     }
 
     #[inline]
@@ -67,11 +69,12 @@ impl<C> Outbox<C> {
     /// gate.
     fn hand_over(&mut self) -> bool {
         let Way::Mailbox(publisher) = &mut self.way else { return false };
-        let Buffer { accepted, ops, .. } = *publisher.filling();
+        let Buffer { accepted, ops, end, .. } = *publisher.filling();
         match publisher.publish() {
             Published::Handed => {
                 publisher.filling().recycle();
                 self.in_cell = accepted;
+                self.ended |= end.is_some();
                 self.counters.batch(ops);
                 true
             }
@@ -82,17 +85,23 @@ impl<C> Outbox<C> {
         }
     }
 
-    /// The end of a turn. Says whether the batch is the consumer's now.
-    pub(crate) fn publish(&mut self) -> bool {
+    /// The end of a turn.
+    pub(crate) fn publish(&mut self) {
         let buffer = self.filling();
-        if buffer.is_empty() && buffer.end.is_none() {
-            return false;
+        let (ops, end) = (buffer.ops, buffer.end.is_some());
+        if buffer.is_empty() && !end {
+            return;
         }
-        let ops = buffer.ops;
         if matches!(self.way, Way::Mailbox(_)) {
-            return self.hand_over();
+            self.hand_over();
+        } else {
+            self.ended |= end;
+            self.counters.batch(ops);
         }
-        self.counters.batch(ops);
-        true
+    }
+
+    /// Was the last batch handed over? Asked of the outbox, since any look for room may have done it.
+    pub(crate) const fn has_ended(&self) -> bool {
+        self.ended
     }
 }

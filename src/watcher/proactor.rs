@@ -315,7 +315,8 @@ impl<C> event_loop::Face for Proactor<C> {
     fn publish(&mut self, core: &mut Core) {
         self.advance_ending(core);
         self.shared.in_flight.written(std::mem::take(&mut self.written));
-        if self.outbox.publish() && self.ending == Ending::Last {
+        self.outbox.publish();
+        if self.ending == Ending::Last && self.outbox.has_ended() {
             self.ending = Ending::Gone;
         }
     }
