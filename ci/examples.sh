@@ -11,13 +11,16 @@ trap 'rm -f "$log"' EXIT
 for mode in spawned embedded; do
     for read in vec pooled leased; do
         for ops in linked separate; do
-            "$server" --listen 127.0.0.1:0 --mode "$mode" --read "$read" --ops "$ops" >"$log" &
+            # Emptied here: the server's own redirection may come after our first look.
+            : >"$log"
+            "$server" --listen 127.0.0.1:0 --mode "$mode" --read "$read" --ops "$ops" >>"$log" &
             pid=$!
-            for _ in $(seq 100); do
-                [ -s "$log" ] && break
+            port=
+            for _ in $(seq 200); do
+                port=$(sed -n 's/^listening on .*:\([0-9]*\)$/\1/p' "$log")
+                [ -n "$port" ] && break
                 sleep 0.05
             done
-            port=$(sed -n 's/^listening on .*:\([0-9]*\)$/\1/p' "$log")
             exec 3<>"/dev/tcp/127.0.0.1/$port"
             echo "$mode $read $ops, and back" >&3
             IFS= read -r -t 10 answer <&3
