@@ -199,8 +199,7 @@ impl<B> Publisher<B> {
     }
 
     /// Whether the batch before was taken, so that [`publish`](Self::publish) would hand over. If it was not, the
-    /// take that is still to come, or to return, says `more`: for a publisher that has nothing new, but wants to
-    /// know. Cost: as a residue's.
+    /// take that is still to come, or to return, says `more`. Cost: as a residue's.
     ///
     /// ```
     /// let (mut publisher, mut taker) = gaio::handoff::mailbox(vec![7], vec![], vec![]);
