@@ -12,13 +12,16 @@
 //! Back-pressure comes by itself: the next read of a connection is submitted (or linked) behind its write, so a client
 //! that does not read is not read from, and costs one buffer.
 
+#![expect(clippy::print_stdout, reason = "where it listens is its output")]
+
 use std::error::Error;
 use std::net::{SocketAddr, TcpListener};
 use std::thread;
 use std::time::Duration;
 
 use gaio::{
-    Batch, Conn, EmbeddedWatcher, Event, Options, Outcome, Payload, SubmitError, Submitter, WaitError, Watcher,
+    Batch, Conn, EmbeddedWatcher, Event, Options, Outcome, Payload, SubmitError, SubmitErrorKind, Submitter, WaitError,
+    Watcher,
 };
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -116,17 +119,26 @@ impl Settings {
 
     fn serve_batch(self, batch: Batch<'_>) {
         for event in batch {
-            if let Err(refused) = self.serve(event) {
-                eprintln!("dropped a connection: {refused}");
+            match self.serve(event) {
+                Ok(()) => {}
+                // On the way out there is nothing more to answer.
+                Err(refused) if refused.kind == SubmitErrorKind::Closed => {}
+                Err(refused) => eprintln!("dropped a connection: {refused}"),
             }
         }
     }
 }
 
-fn spawned(settings: Settings, options: Options, listener: TcpListener) -> Result<Submitter, Box<dyn Error>> {
+/// One loop and the thread that takes its batches.
+struct Running {
+    submitter: Submitter,
+    thread: thread::JoinHandle<()>,
+}
+
+fn spawned(settings: Settings, options: Options, listener: TcpListener) -> Result<Running, Box<dyn Error>> {
     let (mut watcher, submitter) = Watcher::spawn(options)?;
     let guard = submitter.listen(listener)?;
-    thread::spawn(move || {
+    let thread = thread::spawn(move || {
         let _guard = guard;
         loop {
             match watcher.wait() {
@@ -135,12 +147,12 @@ fn spawned(settings: Settings, options: Options, listener: TcpListener) -> Resul
             }
         }
     });
-    Ok(submitter)
+    Ok(Running { submitter, thread })
 }
 
-fn embedded(settings: Settings, options: Options, listener: TcpListener) -> Result<Submitter, Box<dyn Error>> {
+fn embedded(settings: Settings, options: Options, listener: TcpListener) -> Result<Running, Box<dyn Error>> {
     let (ready, started) = std::sync::mpsc::channel();
-    thread::spawn(move || {
+    let thread = thread::spawn(move || {
         let made = EmbeddedWatcher::new(options).map_err(|error| error.to_string()).and_then(|(watcher, submitter)| {
             let guard = submitter.listen(listener).map_err(|error| error.to_string())?;
             Ok((watcher, submitter, guard))
@@ -159,7 +171,7 @@ fn embedded(settings: Settings, options: Options, listener: TcpListener) -> Resu
             }
         }
     });
-    Ok(started.recv()??)
+    Ok(Running { submitter: started.recv()??, thread })
 }
 
 fn report(ended: WaitError) {
@@ -172,7 +184,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments = arguments()?;
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
     let mut address = arguments.listen;
-    let mut submitters = Vec::new();
+    let mut loops = Vec::new();
     for i in 0..arguments.watchers {
         let listener = bind(address, arguments.watchers > 1)?;
         address = listener.local_addr()?;
@@ -181,17 +193,20 @@ fn main() -> Result<(), Box<dyn Error>> {
             options = options.pin_to(cpu + i);
         }
         let start = if arguments.embedded { embedded } else { spawned };
-        submitters.push(start(arguments.settings, options, listener)?);
+        loops.push(start(arguments.settings, options, listener)?);
     }
     println!("listening on {address}");
     signals.forever().next();
     // What has been read is answered, then everything ends.
-    for submitter in &submitters {
-        submitter.shutdown(Duration::from_secs(1));
+    for running in &loops {
+        running.submitter.shutdown(Duration::from_secs(1));
     }
-    let shed: u64 = submitters.iter().map(|submitter| submitter.counters().shed).sum();
-    if shed > 0 {
-        eprintln!("{shed} connections were closed unserved, since descriptors had run out");
+    for Running { submitter, thread } in loops {
+        thread.join().map_err(|_| "a serving thread panicked")?;
+        let shed = submitter.counters().shed;
+        if shed > 0 {
+            eprintln!("{shed} connections were closed unserved, since descriptors had run out");
+        }
     }
     Ok(())
 }

@@ -2,12 +2,12 @@
 //! Q2: does everything done through any handle happen before the owner gets the block? (H2)
 //! Q3: does the dropper touch the block after it gave it away, or the home after it is gone? (H4)
 //!
-//! | model                  | threads                                | bound | executions | time   | floor |
-//! |------------------------|----------------------------------------|-------|------------|--------|-------|
-//! | `last_drops`           | 2 droppers of one block, 1 drainer     | 3     | @HANDLE1   |
-//! | `two_blocks`           | 2 droppers of a block each, 1 drainer  | 3     | @HANDLE2   |
-//! | `drop_against_close`   | 1 dropper, 1 that closes and leaves    | none  | @HANDLE3   |
-//! | `operations`           | 2 that begin under a cap of 1, 1 drainer | 2   | @HANDLE4   |
+//! | model                | threads                                  | bound | executions | time  | floor |
+//! |----------------------|------------------------------------------|-------|------------|-------|-------|
+//! | `last_drops`         | 2 droppers of one block, 1 drainer       | 20    | 1 226      | 0.2 s | 500   |
+//! | `two_blocks`         | 2 droppers of a block each, 1 drainer    | 4     | 7 296      | 0.8 s | 5 000 |
+//! | `drop_against_close` | 1 dropper, 1 that closes and leaves      | 20    | 32         | 0.1 s | 20    |
+//! | `operations`         | 2 that begin under a cap of 1, 1 drainer | 4     | 2 395      | 0.4 s | 1 500 |
 //!
 //! Each user reads a cell in the value; the owner writes it: without H2 loom sees the race. Left out: 2³¹ handles.
 
@@ -82,7 +82,7 @@ fn own(home: &Home, kept: &mut Vec<Returned<Conn>>) {
 
 #[test]
 fn last_drops() {
-    explore("handles last_drops", 3, 100, || {
+    explore("handles last_drops", 20, 500, || {
         let home = Arc::new(Home::default());
         let first = conn(&home);
         let second = first.clone();
@@ -100,7 +100,7 @@ fn last_drops() {
 
 #[test]
 fn two_blocks() {
-    explore("handles two_blocks", 3, 100, || {
+    explore("handles two_blocks", 4, 5_000, || {
         let home = Arc::new(Home::default());
         let users = [conn(&home), conn(&home)].map(|conn| thread::spawn(move || use_up(conn)));
         let mut kept = Vec::new();
@@ -114,7 +114,7 @@ fn two_blocks() {
 
 #[test]
 fn drop_against_close() {
-    explore("handles drop_against_close", 20, 10, || {
+    explore("handles drop_against_close", 20, 20, || {
         let home = Arc::new(Home::default());
         let freed = Arc::clone(&home);
         let user = thread::spawn({
@@ -133,7 +133,7 @@ fn drop_against_close() {
 
 #[test]
 fn operations() {
-    explore("handles operations", 2, 100, || {
+    explore("handles operations", 4, 1_500, || {
         let home = Arc::new(Home::default());
         let first = conn(&home);
         let second = first.clone();

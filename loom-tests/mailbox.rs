@@ -2,11 +2,11 @@
 //! Q2: can a residue stay behind with nobody told of it? (M3)
 //! Q3: can a taker park, or time out, and a batch be there? (M4)
 //!
-//! | model                 | threads                              | bound | executions | time   | floor |
-//! |-----------------------|--------------------------------------|-------|------------|--------|-------|
-//! | `nothing_lost`        | publisher of 3, taker that tries     | none  | @MAIL1     |
-//! | `wakes_and_raises`    | publisher of 2 that sleeps on a residue, taker that waits | 3 | @MAIL2 |
-//! | `given_up_waits`      | publisher of 2, taker that gives up, then moves | 3 | @MAIL3 |
+//! | model              | threads                                         | bound | executions | time  | floor  |
+//! |--------------------|-------------------------------------------------|-------|------------|-------|--------|
+//! | `nothing_lost`     | publisher of 3, taker that tries                | 20    | 1 090      | 0.2 s | 500    |
+//! | `wakes_and_raises` | publisher of 2 that sleeps, taker that waits    | 5     | 7 184      | 1.1 s | 5 000  |
+//! | `given_up_waits`   | publisher of 2, taker that gives up, then moves | 3     | 24 818     | 4.1 s | 15 000 |
 //!
 //! Left out: the clock. A wait with a limit gives up as soon as it was announced, which is the worst it can do. loom's
 //! `unpark` orders more than `std`'s promises (it joins at once, not at the park); the models without it don't care.
@@ -62,7 +62,7 @@ fn empty(taker: &mut Taker<Batch>, into: &mut Vec<usize>) {
 /// The taker tries twice while three items are published one by one; then both are looked at from outside.
 #[test]
 fn nothing_lost() {
-    explore("mailbox nothing_lost", 20, 100, || {
+    explore("mailbox nothing_lost", 20, 500, || {
         let (mut publisher, mut taker) = marked();
         let publishing = thread::spawn(move || {
             for item in 0..3 {
@@ -106,7 +106,7 @@ fn nothing_lost() {
 /// Both ends sleep when they have nothing to do: what one forgets to say is a deadlock.
 #[test]
 fn wakes_and_raises() {
-    explore("mailbox wakes_and_raises", 3, 100, || {
+    explore("mailbox wakes_and_raises", 5, 5_000, || {
         let (mut publisher, mut taker) = marked();
         let switch = Switch::new();
         let taking = thread::spawn({
@@ -139,7 +139,7 @@ fn wakes_and_raises() {
 /// The first thread announces a wait and gives it up; the taker moves to another thread, which waits in earnest.
 #[test]
 fn given_up_waits() {
-    explore("mailbox given_up_waits", 3, 5_000, || {
+    explore("mailbox given_up_waits", 3, 15_000, || {
         let (mut publisher, mut taker) = marked();
         let switch = Switch::new();
         let publishing = thread::spawn({

@@ -1,15 +1,15 @@
 //! Q1: is a value lost, torn, popped twice or out of its producer's order, over laps and a full ring? (R1, R2, R4)
 //! Q2: does a close take back a push, or let one in; is the end of the ring seen? (R3)
 //! Q3: is each value dropped once, whichever end goes last, published before the end or after?
-//! Q4: a slot is reserved and its producer sleeps: does the loop sleep too, and is it woken for it? (R5, G1)
+//! Q4: a slot is reserved and its producer sleeps: does the loop sleep too, and is it woken for it? (R5, W1)
 //!
-//! | model                  | threads                                   | bound | executions | time   | floor |
-//! |------------------------|-------------------------------------------|-------|------------|--------|-------|
-//! | `laps`                 | 2 producers of 2 and 1, consumer, capacity 2 | 2  | @RING1     |
-//! | `one_producer_laps`    | 1 producer of 3, consumer, capacity 2     | none  | @RING2     |
-//! | `close_against_push`   | 2 producers, consumer that closes         | 3     | @RING3     |
-//! | `ends_dropped`         | 2 producers, consumer that goes           | 3     | @RING4     |
-//! | `unpublished`          | 2 producers that raise, loop with a gate  | 2     | @RING5     |
+//! | model                | threads                                      | bound | executions | time  | floor  |
+//! |----------------------|----------------------------------------------|-------|------------|-------|--------|
+//! | `laps`               | 2 producers of 2 and 1, consumer, capacity 2 | 2     | 7 413      | 1.9 s | 5 000  |
+//! | `one_producer_laps`  | 1 producer of 3, consumer, capacity 2        | 20    | 14 618     | 2.5 s | 10 000 |
+//! | `close_against_push` | 2 producers, consumer that closes            | 3     | 7 487      | 1.7 s | 5 000  |
+//! | `ends_dropped`       | 2 producers, consumer that goes              | 3     | 5 065      | 1.1 s | 3 500  |
+//! | `unpublished`        | 2 producers that raise, loop with a gate     | 3     | 21 338     | 3.0 s | 10 000 |
 //!
 //! Left out: a compare-exchange that fails for no reason; positions beyond a few laps.
 
@@ -35,7 +35,7 @@ fn drain<T>(consumer: &mut Consumer<T>, into: &mut Vec<T>) {
 /// Values are 10 × producer + sequence number. One is in already, so that the second lap is near.
 #[test]
 fn laps() {
-    explore("ring laps", 2, 100, || {
+    explore("ring laps", 2, 5_000, || {
         let (producer, mut consumer) = ring(2);
         producer.push(0).unwrap();
         let producers = [vec![10, 11], vec![20]].map(|values| {
@@ -67,7 +67,7 @@ fn laps() {
 
 #[test]
 fn one_producer_laps() {
-    explore("ring one_producer_laps", 20, 100, || {
+    explore("ring one_producer_laps", 20, 10_000, || {
         let (producer, mut consumer) = ring(2);
         let pushing = thread::spawn(move || {
             let pushed = (0..3).filter(|value| producer.push(*value).is_ok()).collect::<Vec<_>>();
@@ -90,7 +90,7 @@ fn one_producer_laps() {
 
 #[test]
 fn close_against_push() {
-    explore("ring close_against_push", 3, 100, || {
+    explore("ring close_against_push", 3, 5_000, || {
         let (producer, mut consumer) = ring(4);
         let producers = [1, 2].map(|value| {
             let producer = producer.clone();
@@ -126,7 +126,7 @@ impl Drop for CountsDrops {
 
 #[test]
 fn ends_dropped() {
-    explore("ring ends_dropped", 3, 3000, || {
+    explore("ring ends_dropped", 3, 3_500, || {
         let drops = PlainArc::new(PlainAtomicUsize::new(0));
         let (producer, consumer) = ring(2);
         let other = producer.clone();
@@ -143,7 +143,7 @@ fn ends_dropped() {
 /// A turn as the loop takes it. Once it may block, all is popped, or a producer has written the waker.
 #[test]
 fn unpublished() {
-    explore("ring unpublished", 2, 100, || {
+    explore("ring unpublished", 3, 10_000, || {
         let (producer, mut consumer) = ring(2);
         let (raiser, mut keeper) = gate();
         let writes = Arc::new(AtomicUsize::new(0));

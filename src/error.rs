@@ -12,7 +12,7 @@ use crate::watcher::Payload;
 pub enum SubmitErrorKind {
     /// The loop is shutting down or gone. Stop submitting.
     Closed,
-    /// The ring is full, and this call may not wait. Try again after the next batch.
+    /// The ring is full, and this call may not wait (or not any longer). Try again after the next batch.
     Full,
     /// A cap on operations in flight or queued bytes is reached. Take completions first.
     TooMany,
@@ -34,7 +34,7 @@ impl fmt::Display for SubmitErrorKind {
     }
 }
 
-/// A refused submission, with its context and buffer.
+/// A refused submission, with its context and buffer: nothing of it has happened, so it can be tried again.
 ///
 /// ```no_run
 /// # fn f(conn: gaio::Conn) {
@@ -85,11 +85,22 @@ pub enum DelegateErrorKind {
 }
 
 /// A socket that was not taken, handed back.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let (_watcher, submitter) = gaio::Watcher::spawn(gaio::Options::default())?;
+/// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// let refused = submitter.delegate(listener).unwrap_err(); // a listener is no connection
+/// assert!(refused.to_string().contains("give it to `listen`"));
+/// let listener = std::net::TcpListener::from(refused.socket); // and is still ours
+/// # drop(listener); Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct DelegateError {
     /// Why.
     pub kind: DelegateErrorKind,
-    /// The socket; it may have been set to non-blocking.
+    /// The socket. One that could have been delegated may have been set to non-blocking and close-on-exec, with its
+    /// `SO_LINGER` switched off; any other is as it was.
     pub socket: Socket,
 }
 
@@ -114,19 +125,19 @@ impl std::error::Error for DelegateError {
     }
 }
 
-/// Why an accepted operation failed.
+/// Why an accepted operation failed. The bytes that did move are counted in the [`Failure`](crate::Failure).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OpError {
     /// The system's error.
     Os(io::Error),
-    /// The connection was closed or released before this operation was started.
+    /// The connection was closed, released or closing before this operation was started.
     Closed,
     /// The connection was closed or released while this operation was pending.
     Released,
     /// The loop was shut down while this operation was pending.
     Aborted,
-    /// An earlier write went out in part and then failed: nothing may follow it.
+    /// An earlier write failed, perhaps with a part of it sent: nothing may follow it. Reads go on.
     Broken,
     /// The system refused to register the descriptor, so there is no connection to operate on.
     NotRegistered,

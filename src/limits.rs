@@ -18,33 +18,41 @@ pub struct Limits {
     /// Connections one loop holds at once; `delegate` beyond it is refused with `TooMany`, an accepted one is closed
     /// and counted. Default 65 536.
     pub sessions: usize,
-    /// Operations in flight per connection, from submission to the moment their completion is handed out. Default 1 024.
+    /// Operations in flight per connection, from submission to the moment their completion is handed out; one more is
+    /// refused with `TooMany`. Close and release are always let through. Default 1 024.
     pub ops_per_conn: u32,
-    /// Operations in flight per loop, counted alike. Default 1 048 576.
+    /// Operations in flight per loop, from submission to the moment their batch is taken; one more is refused with
+    /// `TooMany`. Default 1 048 576.
     pub ops: usize,
-    /// Bytes queued for writing per loop. A write is accepted while those before it are below this, so one write of
-    /// any size always fits. Default 256 MiB.
+    /// Bytes queued for writing per loop; a write beyond is refused with `TooMany`. It is accepted while those before
+    /// it are below this, so a single write may be larger. Default 256 MiB.
     pub write_bytes: u64,
-    /// Slots of the submission ring, rounded up to a power of two. Default 4 096.
+    /// Slots of the submission ring, rounded up to a power of two. What other threads have submitted and the loop has
+    /// not taken up waits there; while it is full, `submit` parks. Memory: at most 64 bytes a slot for a context of up
+    /// to 8 bytes. Default 4 096.
     pub ring_slots: usize,
     /// Completions after which a batch counts as full: the loop then takes on no more work until it is handed over.
     /// Default 1 024.
     pub batch: usize,
-    /// Bytes of pooled reads one batch can carry (its arena). Default 1 MiB.
+    /// Bytes of pooled reads one batch can carry (its arena); while it is full, pooled reads wait for the next. A
+    /// spawned loop has three arenas, an embedded one has one; pages never read into cost nothing. Default 1 MiB.
     pub arena: usize,
     /// Most bytes one pooled or leased read brings. Default 256 KiB.
     pub read_cap: usize,
-    /// Bytes one connection may move in one turn, each way together. Default 512 KiB.
+    /// Bytes one step of a session may move, both ways together; then the others have their turn. Default 512 KiB.
     pub bytes_per_turn: usize,
-    /// Operations one connection may complete in one turn. Default 64.
+    /// Operations one step of a session may complete. Default 64.
     pub ops_per_turn: u32,
-    /// Connections one listener accepts in one turn. Default 1 024.
+    /// Connections one listener accepts in one turn, failures included. Default 1 024.
     pub accepts_per_turn: u32,
     /// Connections accepted and not yet handed out, after which accepting pauses. Default 1 024.
     pub listen_credit: usize,
-    /// How long a graceful close may take before the connection is reset. Default 5 s.
+    /// How long a graceful close may take. Then writes that are still queued fail, and the peer sees a reset; with
+    /// everything written the connection is just closed. A positive `SO_LINGER` of a delegated socket counts instead.
+    /// Default 5 s.
     pub close_within: Duration,
-    /// Bytes of unread input a graceful close throws away while it waits for the peer's end of stream. Default 1 MiB.
+    /// Bytes of unread input, rounded up to KiB per read, that a graceful close throws away while it waits for the
+    /// peer's end of stream; beyond it the connection is closed without more waiting. Default 1 MiB.
     pub close_drain: usize,
 }
 
@@ -69,7 +77,7 @@ impl Default for Limits {
     }
 }
 
-/// A limit that cannot work, by name, and what it may be.
+/// A limit that cannot work: its text names it and its range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitsError {
     name: &'static str,
@@ -88,7 +96,7 @@ impl std::fmt::Display for LimitsError {
 impl std::error::Error for LimitsError {}
 
 impl Limits {
-    /// Checks every limit; a loop is never built on bad ones.
+    /// Checks every limit; a loop is never built on bad ones. Each error says which values would do.
     ///
     /// # Errors
     /// The first limit outside its range.
@@ -148,7 +156,7 @@ impl Options {
     }
 
     /// Pins the loop thread to a CPU; for an embedded loop, the calling thread. A CPU outside the set this thread may
-    /// run on is an error that names the set.
+    /// run on is an error when the loop is built, and names the set.
     #[must_use]
     pub const fn pin_to(mut self, cpu: usize) -> Self {
         self.cpu = Some(cpu);

@@ -10,7 +10,7 @@ mod imp {
     pub(crate) use std::cell::Cell;
     #[cfg(any(test, gaio_sim))]
     pub(crate) use std::sync::MutexGuard;
-    pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64};
     pub(crate) use std::sync::{Arc, Condvar, Mutex};
     pub(crate) use std::thread;
 
@@ -40,7 +40,10 @@ mod imp {
 
     macro_rules! thread_cell {
         ($(#[$meta:meta])* static $name:ident: $type:ty = $value:expr;) => {
-            std::thread_local! { $(#[$meta])* static $name: $crate::sync::Cell<$type> = const { $crate::sync::Cell::new($value) } }
+            std::thread_local! {
+                $(#[$meta])* static $name: $crate::sync::Cell<$type> =
+                    const { $crate::sync::Cell::new($value) }
+            }
         };
     }
 
@@ -59,75 +62,8 @@ mod imp {
     pub(crate) use {order, thread_cell};
 }
 
-/// loom's atomics, with a cure for a blind spot of loom 0.7.2.
-///
-/// loom explores another order of two accesses only if it finds them dependent, and it remembers of each atomic
-/// nothing but the last access and the last write. So when one thread loads, and another loads and then writes, that
-/// second load hides the first: the write is compared with its own thread's load, and the order "write before the
-/// first load" is never tried. Load, then compare-exchange is what every lock-free loop does; two of our models had
-/// exactly one execution. Here each load is preceded by a write to a neighbour that nobody reads: of two such
-/// writes loom tries both orders. They are relaxed, so they order nothing; and the load itself is still free
-/// to return an old value, which it would not be if it were made a read-modify-write.
 #[cfg(loom)]
-mod probed {
-    use std::fmt;
-    use std::sync::atomic::Ordering::{self, Relaxed};
-
-    use loom::sync::atomic;
-
-    macro_rules! probed {
-        ($name:ident $(<$param:ident>)?, $inner:ty, $value:ty, [$($method:ident)*]) => {
-            pub(crate) struct $name $(<$param>)? {
-                word: $inner,
-                probe: atomic::AtomicBool,
-            }
-
-            #[allow(dead_code, reason = "one list for all widths")]
-            impl $(<$param>)? $name $(<$param>)? {
-                pub(crate) fn new(value: $value) -> Self {
-                    Self { word: <$inner>::new(value), probe: atomic::AtomicBool::new(false) }
-                }
-
-                pub(crate) fn load(&self, order: Ordering) -> $value {
-                    self.probe.swap(false, Relaxed);
-                    self.word.load(order)
-                }
-
-                pub(crate) fn store(&self, value: $value, order: Ordering) {
-                    self.word.store(value, order);
-                }
-
-                pub(crate) fn compare_exchange(
-                    &self, now: $value, new: $value, success: Ordering, failure: Ordering,
-                ) -> Result<$value, $value> {
-                    self.word.compare_exchange(now, new, success, failure)
-                }
-
-                $(
-                    pub(crate) fn $method(&self, value: $value, order: Ordering) -> $value {
-                        self.word.$method(value, order)
-                    }
-                )*
-
-                pub(crate) fn compare_exchange_weak(
-                    &self, now: $value, new: $value, success: Ordering, failure: Ordering,
-                ) -> Result<$value, $value> {
-                    self.word.compare_exchange_weak(now, new, success, failure)
-                }
-            }
-
-            impl $(<$param>)? fmt::Debug for $name $(<$param>)? {
-                fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                    f.debug_tuple(stringify!($name)).field(&self.load(Relaxed)).finish()
-                }
-            }
-        };
-    }
-
-    probed!(AtomicU32, atomic::AtomicU32, u32, [swap fetch_add fetch_sub fetch_or fetch_and]);
-    probed!(AtomicU64, atomic::AtomicU64, u64, [swap fetch_add fetch_sub fetch_or fetch_and]);
-    probed!(AtomicPtr<T>, atomic::AtomicPtr<T>, *mut T, [swap]);
-}
+mod probed;
 
 #[cfg(loom)]
 mod imp {
@@ -135,15 +71,17 @@ mod imp {
     use std::sync::OnceLock;
     use std::sync::atomic::Ordering;
 
-    pub(crate) use super::probed::{AtomicPtr, AtomicU32, AtomicU64};
+    pub(crate) use super::probed::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64};
     pub(crate) use loom::cell::{Cell, UnsafeCell};
-    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicUsize};
     pub(crate) use loom::sync::{Arc, Condvar, Mutex, MutexGuard};
     pub(crate) use loom::thread;
 
     macro_rules! thread_cell {
         ($(#[$meta:meta])* static $name:ident: $type:ty = $value:expr;) => {
-            loom::thread_local! { $(#[$meta])* static $name: $crate::sync::Cell<$type> = $crate::sync::Cell::new($value) }
+            loom::thread_local! {
+                $(#[$meta])* static $name: $crate::sync::Cell<$type> =
+                    $crate::sync::Cell::new($value)
+            }
         };
     }
 

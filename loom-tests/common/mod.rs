@@ -14,8 +14,8 @@ fn is_faulty() -> bool {
     env::var_os("GAIO_MUTANT").is_some() || env::var_os("GAIO_WEAKEN").is_some()
 }
 
-/// Explores `model` with at most `bound` preemptions (`None`: all of them; `LOOM_MAX_PREEMPTIONS` overrides it), prints the number of
-/// executions, and fails below `floor`.
+/// Explores `model` with at most `bound` preemptions (`None`: any number; `LOOM_MAX_PREEMPTIONS` overrides it), prints
+/// the number of executions, and fails below `floor`.
 ///
 /// Nothing can end it early and leave it green: loom's own limits on time and permutations are switched off, and the
 /// model panics when it exceeds `20 * floor` executions, so that it cannot grow unnoticed either.
@@ -27,7 +27,7 @@ pub fn explore(name: &str, bound: impl Into<Option<usize>>, floor: usize, model:
     builder.max_duration = None;
     builder.checkpoint_file = None;
     let default_bound = builder.preemption_bound.is_none();
-    builder.preemption_bound = builder.preemption_bound.or(bound.into());
+    builder.preemption_bound = builder.preemption_bound.or_else(|| bound.into());
     let bound = builder.preemption_bound.map_or_else(|| "none".to_owned(), |bound| bound.to_string());
     builder.check({
         let executions = Arc::clone(&executions);

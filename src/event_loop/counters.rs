@@ -13,7 +13,10 @@ macro_rules! counters {
             $(pub(crate) $name: AtomicU64,)*
         }
 
-        /// The counters of one loop at one moment.
+        /// The counters of one loop at about one moment, since it was built; of `Submitter::counters`.
+        ///
+        /// Differences of two snapshots tell how a loop is doing: `completed / batches` is how well completions bunch,
+        /// `waker_writes / completed` what sleeping costs the submitters, `polls / turns` how often it had to ask.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Snapshot {
@@ -37,7 +40,7 @@ counters! {
     polls,
     /// Writes to the waker: submissions that found the loop asleep.
     waker_writes,
-    /// Completions.
+    /// Completions handed over: operations and posts.
     completed,
     /// Batches handed over (published, or returned by a turn).
     batches,
@@ -57,7 +60,19 @@ counters! {
     closed_hard,
 }
 
+impl Counters {
+    /// Counts a batch with so many completions.
+    pub(crate) fn batch(&self, completions: u32) {
+        count(&self.batches);
+        add(&self.completed, completions.into());
+    }
+}
+
 /// Counts one. Loop thread only.
 pub(crate) fn count(counter: &AtomicU64) {
-    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    add(counter, 1);
+}
+
+fn add(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Ordering::Relaxed) + n, Ordering::Relaxed);
 }

@@ -25,7 +25,7 @@
 //! # Invariants
 //!
 //! I6 (a handle never reaches another connection), I8 (fairness), I9 (an edge is awaited only after EAGAIN or a
-//! conclusive short read) are kept here; the numbers are those of ARCHITECTURE.md.
+//! conclusive short read), I10 (a full batch is not work) are kept here; the numbers are those of ARCHITECTURE.md.
 //!
 //! Models: loom-tests/turn.rs. Mutants that must fail: `owed_ignored`, `opened_late`.
 
@@ -64,6 +64,8 @@ pub(crate) enum Step {
     Idle,
     /// The budget ran out first: on to the ready list.
     Again,
+    /// It is on its way out: `Face::wind_up` has the next word.
+    Ending,
 }
 
 /// What lives on the loop's connections. One implementation per face of the library.
@@ -77,8 +79,10 @@ pub(crate) trait Face: Sized {
     fn woken(&mut self);
     /// Takes over what other threads, and this one outside the loop, have handed in.
     fn collect(&mut self, core: &mut Core<Self::Session, Self::Tag>);
-    /// Moves one session on, within its budget.
-    fn step(&mut self, core: &mut Core<Self::Session, Self::Tag>, key: Key) -> Step;
+    /// Moves one session on, within its budget. It gets the session itself: one look-up serves a whole step.
+    fn step(&mut self, key: Key, session: &mut Session<Self::Session>, timers: &mut Timers) -> Step;
+    /// Moves the end of a session on, which may take it out of the core.
+    fn wind_up(&mut self, core: &mut Core<Self::Session, Self::Tag>, key: Key) -> Step;
     /// Is there a place for one more accepted connection, and the right to take it?
     fn may_accept(&mut self) -> bool;
     /// A connection was accepted by the listener with that tag.
@@ -223,7 +227,7 @@ impl<F: Face> EventLoop<F> {
         self.owed = !self.keeper.close();
     }
 
-    /// Work that no event will announce. A full batch is none: with a residue the take that makes room raises the gate.
+    /// Work that no event will announce. A full batch is none: the take that makes room raises the gate (I10).
     pub(crate) fn is_busy(&mut self) -> bool {
         if self.face.busy() {
             return true;
@@ -241,10 +245,6 @@ impl<F: Face> EventLoop<F> {
             return;
         }
         for event in events.iter().filter(|event| event.token & LISTENER != 0 && event.token != WAKER) {
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "the index was put into the token by `listener_token`"
-            )]
             self.core.listener_edge((event.token & !LISTENER) as usize);
         }
         for index in 0..self.core.listeners.len() {
@@ -284,16 +284,16 @@ impl<F: Face> EventLoop<F> {
             if session.has(Flags::QUEUED) {
                 continue;
             }
-            if self.face.full() {
-                self.core.enqueue(key);
-            } else {
-                self.step(key);
-            }
+            let step = if self.face.full() { Step::Again } else { self.face.step(key, session, &mut self.core.timers) };
+            self.after(key, step);
         }
     }
 
-    fn step(&mut self, key: Key) {
-        if self.face.step(&mut self.core, key) == Step::Again {
+    fn after(&mut self, key: Key, mut step: Step) {
+        if step == Step::Ending {
+            step = self.face.wind_up(&mut self.core, key);
+        }
+        if step == Step::Again {
             self.core.enqueue(key);
         }
     }
@@ -307,7 +307,8 @@ impl<F: Face> EventLoop<F> {
             let Some(key) = self.core.ready.pop_front() else { return };
             let Some(session) = self.core.sessions.get_mut(key) else { continue };
             session.clear(Flags::QUEUED);
-            self.step(key);
+            let step = self.face.step(key, session, &mut self.core.timers);
+            self.after(key, step);
         }
     }
 

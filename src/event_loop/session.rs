@@ -106,6 +106,7 @@ impl<S> Session<S> {
         self.ready & (Bits::HANGUP.to_byte() | Bits::PRIORITY.to_byte()) == 0 && !self.has(Flags::UNIX)
     }
 
+    #[inline]
     fn received(&mut self, offered: usize, result: Result<usize, Errno>) -> Verb {
         match result {
             Ok(0) => {
@@ -139,6 +140,7 @@ impl<S> Session<S> {
     }
 
     /// Appends to the vector, up to its capacity.
+    #[inline]
     pub(crate) fn recv_vec(&mut self, mut buffer: Vec<u8>) -> (Vec<u8>, Verb) {
         if let Some(end) = self.at_end() {
             return (buffer, end);
@@ -164,6 +166,7 @@ impl<S> Session<S> {
     }
 
     /// Receives into memory of the loop's choosing.
+    #[inline]
     pub(crate) fn recv_slice(&mut self, memory: &mut [u8]) -> Verb {
         if let Some(end) = self.at_end() {
             return end;
@@ -185,6 +188,7 @@ impl<S> Session<S> {
     }
 
     /// Sends what the system takes.
+    #[inline]
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Verb {
         match sys::send(&self.socket, &[IoSlice::new(bytes)]) {
             Ok(n) => Verb::Moved(n),

@@ -1,7 +1,7 @@
 //! A slab that grows in chunks, with generations.
 //!
 //! Sessions and pending operations live here. An entry is named by index and generation, so a stale name finds
-//! nothing instead of somebody else's entry (I8). Chunks are never moved or doubled: growing by one entry costs at
+//! nothing instead of somebody else's entry (I6). Chunks are never moved or doubled: growing by one entry costs at
 //! most one chunk, whatever the size.
 //!
 //! | entry   | is on          | may be given out again      |
@@ -53,24 +53,19 @@ const GENERATIONS: u32 = 1 << 30;
 
 #[derive(Debug)]
 pub(crate) struct Slab<T> {
-    chunks: Vec<Box<[Entry<T>]>>,
+    chunks: Vec<Box<[Entry<T>; CHUNK]>>,
     free: u32,
     retired: u32,
     /// The retired entry that was added first: where the free list is hooked on.
     retired_last: u32,
-    len: usize,
 }
 
 impl<T> Slab<T> {
     pub(crate) const fn new() -> Self {
-        Self { chunks: Vec::new(), free: NIL, retired: NIL, retired_last: NIL, len: 0 }
+        Self { chunks: Vec::new(), free: NIL, retired: NIL, retired_last: NIL }
     }
 
-    /// Used entries: neither free nor retired.
-    pub(crate) const fn len(&self) -> usize {
-        self.len
-    }
-
+    #[inline(always)]
     pub(crate) fn insert(&mut self, value: T) -> Key {
         if self.free == NIL {
             self.grow();
@@ -80,24 +75,27 @@ impl<T> Slab<T> {
         let Body::Vacant { next } = entry.body else { unreachable!("the free list holds vacant entries only") };
         self.free = next;
         entry.body = Body::Used(value);
-        self.len += 1;
         Key { index, generation: entry.generation }
     }
 
+    #[cold]
     fn grow(&mut self) {
         #[expect(clippy::cast_possible_truncation, reason = "Limits bounds sessions and operations below 2^24")]
         let base = (self.chunks.len() * CHUNK) as u32;
-        let last = base + CHUNK as u32 - 1;
+        let last = base + (1 << CHUNK_BITS) - 1;
         let entries = (base..=last)
             .map(|i| Entry { generation: 1, body: Body::Vacant { next: if i == last { self.free } else { i + 1 } } });
-        self.chunks.push(entries.collect());
+        let Ok(chunk) = entries.collect::<Box<[_]>>().try_into() else { unreachable!("a chunk has CHUNK entries") };
+        self.chunks.push(chunk);
         self.free = base;
     }
 
+    #[inline]
     fn entry(&mut self, index: u32) -> Option<&mut Entry<T>> {
         self.chunks.get_mut(index as usize >> CHUNK_BITS).map(|chunk| &mut chunk[index as usize & (CHUNK - 1)])
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         match self.entry(key.index)? {
             Entry { generation, body: Body::Used(value) } if *generation == key.generation => Some(value),
@@ -106,6 +104,7 @@ impl<T> Slab<T> {
     }
 
     /// The entry at `index`, whatever its generation: for links that cannot be stale.
+    #[inline]
     pub(crate) fn at_mut(&mut self, index: u32) -> Option<&mut T> {
         match &mut self.entry(index)?.body {
             Body::Used(value) => Some(value),
@@ -113,12 +112,7 @@ impl<T> Slab<T> {
         }
     }
 
-    /// The current name of the used entry at `index`.
-    pub(crate) fn key_at(&self, index: u32) -> Option<Key> {
-        let entry = &self.chunks.get(index as usize >> CHUNK_BITS)?[index as usize & (CHUNK - 1)];
-        matches!(entry.body, Body::Used(_)).then_some(Key { index, generation: entry.generation })
-    }
-
+    #[inline]
     fn vacate(&mut self, index: u32, next: u32) -> Option<T> {
         let entry = self.entry(index)?;
         if matches!(entry.body, Body::Vacant { .. }) {
@@ -126,11 +120,11 @@ impl<T> Slab<T> {
         }
         let Body::Used(value) = std::mem::replace(&mut entry.body, Body::Vacant { next }) else { return None };
         entry.generation = if entry.generation + 1 < GENERATIONS { entry.generation + 1 } else { 1 };
-        self.len -= 1;
         Some(value)
     }
 
     /// Takes the value out; the entry may be used again at once.
+    #[inline]
     pub(crate) fn remove_at(&mut self, index: u32) -> Option<T> {
         let value = self.vacate(index, self.free)?;
         self.free = index;
@@ -199,7 +193,7 @@ mod tests {
         slab.recycle();
         let again = [slab.insert(4).index, slab.insert(5).index];
         assert!(again.contains(&a.index) && again.contains(&b.index));
-        assert_eq!(slab.len(), 3);
+        assert_eq!(slab.keys().len(), 3);
     }
 
     #[test]

@@ -14,9 +14,9 @@
 //!                                 └── raise (false) ──┘   NOTIFIED ── close (false) ──► PARKED
 //! ```
 //!
-//! - **G1**, no lost wake-up: what was published before a `raise` is seen by the turn that follows, and that turn
+//! - **W1**, no lost wake-up: what was published before a `raise` is seen by the turn that follows, and that turn
 //!   comes: the raise returned `true`, or the loop is not blocked and its next `close` returns `false`.
-//! - **G2**, one write per park: of all raises between two closes at most one returns `true`.
+//! - **W2**, one write per park: of all raises between two closes at most one returns `true`.
 //!
 //! Each of the three is one swap, hence a link in one chain of read-modify-writes: each reads the word that the one
 //! before it wrote, and a raise's release reaches the next `open` or `close` through any raises in between. Only
@@ -85,7 +85,7 @@ impl Raiser {
             return false;
         }
         // Release: pairs with the swaps in `Keeper::open` and `Keeper::close`, so that a loop which reads our
-        // NOTIFIED also sees what we published (G1). Must stay an unconditional read-modify-write: a failed
+        // NOTIFIED also sees what we published (W1). Must stay an unconditional read-modify-write: a failed
         // compare-exchange, or a load that finds NOTIFIED, would be only a load, and put nothing behind itself.
         // No acquire half: the caller takes nothing from the loop but the permission to write the waker.
         self.word.swap(NOTIFIED, order!(GATE_RAISE, Release)) == PARKED
@@ -114,12 +114,13 @@ impl Keeper {
             return;
         }
         // Acquire: this swap eats a NOTIFIED, so it must see what that raiser published: the drain that follows is
-        // the turn it was promised (G1). A store would eat it unseen.
+        // the turn it was promised (W1). A store would eat it unseen.
         self.word.swap(AWAKE, order!(GATE_OPEN, Acquire));
     }
 
     /// Ends a turn. On `true` the loop may block until the waker is written; on `false` somebody raised during the
-    /// turn, and the loop must take another one first, beginning with [`open`](Self::open).
+    /// turn, and the loop must take another one first, beginning with [`open`](Self::open). What it published is
+    /// visible already.
     ///
     /// The gate is parked afterwards either way. So a raiser that comes between a `close` that returned `false` and
     /// the `open` that follows writes the waker once although the loop does not sleep: the next wait returns at
@@ -135,7 +136,9 @@ impl Keeper {
     /// ```
     #[must_use = "on `false` the loop owes another turn, and must not block"]
     pub fn close(&mut self) -> bool {
-        // Acquire: after `false` the loop takes its turn, and may look at what was published even before its `open`.
+        // Acquire: what a raiser published is visible as soon as `false` is returned. The `open` that follows would
+        // bring it too (it reads this write, which continues the raiser's release sequence); the promise is kept
+        // here so that a loop may look before it opens.
         // No release half: a raiser takes nothing from the loop.
         self.word.swap(PARKED, order!(GATE_CLOSE, Acquire)) != NOTIFIED
     }

@@ -140,6 +140,7 @@ impl<T> ThreadBound<T> {
     /// # cell.unbind();
     /// ```
     #[must_use]
+    #[inline]
     pub fn is_here(&self) -> bool {
         let id = here();
         // Relaxed: our own id we wrote ourselves (L1), and any other answer opens nothing.
@@ -160,15 +161,33 @@ impl<T> ThreadBound<T> {
     /// assert_eq!(queue.with(|queue| queue.pop()), Some(Some(1)));
     /// # queue.unbind();
     /// ```
+    #[inline]
     pub fn with<R>(&self, access: impl FnOnce(&mut T) -> R) -> Option<R> {
+        self.pass((), |value, ()| access(value)).ok()
+    }
+
+    /// As [`with`](Self::with), with a value passed in, which comes back as the error if `access` was not run.
+    ///
+    /// ```
+    /// let queue = gaio::handoff::ThreadBound::new(vec![]);
+    /// assert_eq!(queue.pass(1, |queue, item| queue.push(item)), Err(1)); // not bound
+    /// queue.bind();
+    /// assert_eq!(queue.pass(1, |queue, item| queue.push(item)), Ok(()));
+    /// # queue.unbind();
+    /// ```
+    ///
+    /// # Errors
+    /// The value, under the conditions in which `with` says `None`.
+    #[inline]
+    pub fn pass<V, R>(&self, passed: V, access: impl FnOnce(&mut T, V) -> R) -> Result<R, V> {
         if !self.is_here() || self.busy.replace(true) {
-            return None;
+            return Err(passed);
         }
         let _idle = Idle(&self.busy);
-        Some(self.value.with_mut(|value| {
+        Ok(self.value.with_mut(|value| {
             // SAFETY: this thread owns the value (L1) and was not inside already (L2); it cannot lose it meanwhile,
             // since only it may unbind, and `unbind` refuses. Breaks if `busy` were cleared before this borrow ends.
-            access(unsafe { &mut *value })
+            access(unsafe { &mut *value }, passed)
         }))
     }
 }

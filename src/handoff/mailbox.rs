@@ -179,39 +179,60 @@ impl<B> Publisher<B> {
     ///
     /// See [`mailbox()`] for an example.
     pub fn publish(&mut self) -> Published {
+        if !self.is_taken() {
+            return Published::Residue;
+        }
+        self.shared.exchange(&mut self.filling);
+        let early = mutant("wake_before_publish");
+        if early && self.shared.word.load(Relaxed) & WAIT != 0 {
+            self.shared.wake();
+        }
+        // Release: pairs with the load in `try_take`: who reads FULL sees the batch. A swap, because WAIT may come
+        // at any moment, and must be read by the very write that replaces it (M4). No acquire half: WAIT brings
+        // no data, the waiter's handle comes with the lock's own order.
+        let before = self.shared.word.swap(FULL, order!(MAIL_FULL, Release));
+        self.epoch += 1;
+        if before & WAIT != 0 && !early {
+            self.shared.wake();
+        }
+        Published::Handed
+    }
+
+    /// Whether the batch before was taken, so that [`publish`](Self::publish) would hand over. If it was not, the
+    /// take that is still to come, or to return, says `more`: for a publisher that has nothing new, but wants to
+    /// know. Cost: as a residue's.
+    ///
+    /// ```
+    /// use gaio::handoff::{Taken, mailbox};
+    ///
+    /// let (mut publisher, mut taker) = mailbox(vec![7], vec![], vec![]);
+    /// assert!(publisher.is_taken()); // there was none
+    /// let _ = publisher.publish();
+    /// assert!(!publisher.is_taken());
+    /// assert_eq!(taker.try_take(), Taken::Batch { more: true });
+    /// assert!(publisher.is_taken());
+    /// ```
+    pub fn is_taken(&mut self) -> bool {
         let word = &self.shared.word;
         // Acquire: pairs with the swap in `try_take`: the taker has let go of the cell, and emptied the buffer there.
         let mut now = word.load(order!(MAIL_EMPTY_LOAD, Acquire));
         while now & FULL != 0 {
             if now & MORE != 0 {
                 // It may be out of date: then the take that emptied it read our MORE, and the gate is being raised.
-                return Published::Residue;
+                return false;
             }
             // Relaxed: MORE carries no data, the residue is still ours. On failure the taker was faster, and the
             // cell is ours: acquire, as above. An unconditional OR would leave MORE on an empty cell (M3).
             match word.compare_exchange(FULL, FULL | MORE, Relaxed, order!(MAIL_EMPTY_CAS, Acquire)) {
-                Ok(_) => return Published::Residue,
+                Ok(_) => return false,
                 Err(_) if mutant("or_after_failed_cas") => {
                     word.fetch_or(MORE, Relaxed);
-                    return Published::Residue;
+                    return false;
                 }
                 Err(changed) => now = changed,
             }
         }
-        self.shared.exchange(&mut self.filling);
-        let early = mutant("wake_before_publish");
-        if early && now & WAIT != 0 {
-            self.shared.wake();
-        }
-        // Release: pairs with the load in `try_take`: who reads FULL sees the batch. A swap, because WAIT may come
-        // at any moment, and must be read by the very write that replaces it (M4). No acquire half: WAIT brings
-        // no data, the waiter's handle comes with the lock's own order.
-        let before = word.swap(FULL, order!(MAIL_FULL, Release));
-        self.epoch += 1;
-        if before & WAIT != 0 && !early {
-            self.shared.wake();
-        }
-        Published::Handed
+        true
     }
 
     /// How many batches were handed over so far. A residue is not counted until it is.

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use crate::error::WaitError;
 use crate::watcher::outcome::{Event, Failure, ListenerId, Outcome, Payload};
-use crate::watcher::submitter::Shared;
+use crate::watcher::shared::Shared;
 use crate::watcher::{Conn, Lease};
 
 /// An [`Outcome`] whose pooled bytes are still a range.
@@ -21,7 +21,7 @@ pub(crate) enum Stored {
     Wrote(Payload),
     Closed,
     Eof(Option<Vec<u8>>),
-    Failed(Failure),
+    Failed(Box<Failure>),
 }
 
 #[derive(Debug)]
@@ -41,6 +41,7 @@ pub(crate) struct Arena {
 
 impl Arena {
     /// The next `cap` bytes, or what is left of them if that is worth a read.
+    #[inline]
     pub(crate) fn room(&mut self, cap: usize) -> Option<&mut [u8]> {
         /// A read is not offered less than this, unless the whole arena or the cap is smaller.
         const FLOOR: usize = 2_048;
@@ -55,6 +56,7 @@ impl Arena {
     }
 
     /// Keeps `n` bytes of the room just filled.
+    #[inline]
     pub(crate) fn keep(&mut self, n: usize) -> Stored {
         let at = self.used;
         self.used += n;
@@ -91,6 +93,7 @@ impl<C> Buffer<C> {
         self.items.is_empty()
     }
 
+    #[inline]
     pub(crate) fn push(&mut self, item: Item<C>) {
         match item {
             Item::Done { .. } | Item::Posted(_) => self.ops += 1,
@@ -118,7 +121,22 @@ impl<C> Buffer<C> {
 
 /// A batch of events, borrowed until the next wait or turn.
 ///
-/// Iterate over it to the end, or not: what is left when it is dropped is what the next wait hands out first.
+/// Iterate over it to the end, or not: what is left when it is dropped is what the next wait hands out first. An event
+/// that came out of it is yours; only pooled bytes still borrow it. While you hold a batch the loop goes on, and fills
+/// the next. Submitting from within the iteration is fine, as is dropping handles.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (mut watcher, submitter) = gaio::Watcher::<u32>::spawn_for(gaio::Options::default())?;
+/// submitter.post(1)?;
+/// submitter.post(2)?;
+/// for expected in [1, 2] {
+///     // Only the first event of each batch: what is left comes again.
+///     let event = watcher.wait()?.next();
+///     assert!(matches!(event, Some(gaio::Event::Posted(n)) if n == expected));
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Batch<'w, C = ()> {
     items: &'w mut VecDeque<Item<C>>,
@@ -134,6 +152,7 @@ impl<'w, C> Batch<'w, C> {
 impl<'w, C> Iterator for Batch<'w, C> {
     type Item = Event<'w, C>;
 
+    #[inline]
     fn next(&mut self) -> Option<Event<'w, C>> {
         Some(match self.items.pop_front()? {
             Item::Done { conn, context, outcome } => {

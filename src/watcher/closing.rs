@@ -10,7 +10,7 @@
 //!
 //! Draining is why the tail of a response survives: closing with unread input makes the kernel send a reset, and the
 //! peer may lose what it had not read yet. A torn message is never followed by a clean end: if a write went out in
-//! part, or one before failed, the connection is reset instead.
+//! part, or one before failed, the connection is reset instead (I11).
 
 use crate::error::OpError;
 use crate::event_loop::Step;
@@ -22,15 +22,16 @@ use crate::sys;
 use crate::watcher::batch::Stored;
 use crate::watcher::lease::Class;
 use crate::watcher::op::Body;
-use crate::watcher::proactor::{Core, Pending, Proactor, Queues};
-use crate::watcher::submitter::nanos;
+use crate::watcher::proactor::{Core, Proactor};
+use crate::watcher::queue::{Operation, Queues};
+use crate::watcher::shared::nanos;
 
 /// Reads of input to be thrown away, per step.
 const DRAINS_PER_STEP: usize = 4;
 
 impl<C> Proactor<C> {
     /// A close or release has come out of the ring.
-    pub(crate) fn start_ending(&mut self, core: &mut Core, key: Key, op: Pending<C>) {
+    pub(crate) fn start_ending(&mut self, core: &mut Core, key: Key, op: Operation<C>) {
         if core.sessions.get_mut(key).is_none() {
             return self.complete(op.conn, op.context, Stored::Closed);
         }
@@ -41,7 +42,10 @@ impl<C> Proactor<C> {
             }
             _ => {
                 // It waits behind the writes it must not overtake, and completes when the session ends.
-                self.store(core, key, op);
+                if let Some(session) = core.sessions.get_mut(key) {
+                    self.writes += 1;
+                    self.ops.push(&mut session.state.write, op);
+                }
                 self.begin_close(core, key);
             }
         }
@@ -57,7 +61,7 @@ impl<C> Proactor<C> {
         self.closing += 1;
         let linger = session.state.linger;
         while let Some(session) = core.sessions.get_mut(key) {
-            let Some(op) = Self::pop_front(&mut self.ops, &mut session.state.read) else { break };
+            let Some(op) = self.ops.pop(&mut session.state.read) else { break };
             self.fail(op, OpError::Released);
         }
         if self.advance_close(core, key) == Step::Again {
@@ -71,7 +75,7 @@ impl<C> Proactor<C> {
 
     /// Does the next thing in the write queue end the session?
     pub(crate) fn head_is_ending(&mut self, session: &Session<Queues>) -> bool {
-        self.ops.at_mut(session.state.write.head()).is_some_and(|op| op.body.is_ending())
+        self.ops.head(&session.state.write).is_some_and(|pending| pending.op.body.is_ending())
     }
 
     /// Moves a graceful close on as far as it goes.
@@ -142,7 +146,7 @@ impl<C> Proactor<C> {
         let Some(session) = core.retire(key) else { return };
         let closing = session.has(Flags::CLOSING);
         let unsent = !session.state.write.is_empty() && !self.head_is_ending(&session);
-        let torn = self.ops.at_mut(session.state.write.head()).is_some_and(|op| op.done > 0);
+        let torn = self.ops.head(&session.state.write).is_some_and(|pending| pending.done > 0);
         // A graceful close that could not send everything has failed its promise, and says so to the peer.
         if torn || session.has(Flags::BROKEN) || (closing && unsent) {
             sys::reset_on_close(&session.socket);
@@ -153,15 +157,15 @@ impl<C> Proactor<C> {
         if closing {
             self.closing -= 1;
         }
-        while let Some(op) = Self::pop_front(&mut self.ops, &mut read) {
+        while let Some(op) = self.ops.pop(&mut read) {
             self.fail(op, error());
         }
-        while let Some(op) = Self::pop_front(&mut self.ops, &mut write) {
+        while let Some(pending) = self.ops.pop(&mut write) {
             self.writes -= 1;
-            if op.body.is_ending() {
-                self.complete(op.conn, op.context, Stored::Closed);
+            if pending.op.body.is_ending() {
+                self.complete(pending.op.conn, pending.op.context, Stored::Closed);
             } else {
-                self.fail(op, error());
+                self.fail(pending, error());
             }
         }
     }

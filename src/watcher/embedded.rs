@@ -10,8 +10,10 @@ use crate::limits::Options;
 use crate::sync::Arc;
 use crate::sys;
 use crate::watcher::batch::Batch;
-use crate::watcher::proactor::{Outbox, Proactor};
-use crate::watcher::submitter::{Shared, Submitter, nanos};
+use crate::watcher::outbox::Way;
+use crate::watcher::proactor::Proactor;
+use crate::watcher::shared::{Shared, nanos};
+use crate::watcher::submitter::Submitter;
 use crate::watcher::{Parts, assemble, buffer, checked};
 
 /// A watcher whose loop runs on the caller's thread, in [`EmbeddedWatcher::turn`].
@@ -52,7 +54,7 @@ impl EmbeddedWatcher<()> {
     /// Makes a loop on this thread. For contexts of your own type there is [`EmbeddedWatcher::new_for`].
     ///
     /// # Errors
-    /// Limits that cannot work, a CPU this thread may not run on, or no descriptors to be had.
+    /// Limits or a CPU that cannot work (`InvalidInput`), or no descriptors to be had.
     pub fn new(options: Options) -> io::Result<(Self, Submitter)> {
         Self::new_for(options)
     }
@@ -69,7 +71,7 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
         if let Some(cpu) = options.cpu {
             sys::pin_current_thread(cpu)?;
         }
-        let Parts { shared, event_loop } = assemble(&options, Outbox::Turn(buffer(&options)))?;
+        let Parts { shared, event_loop } = assemble(&options, Way::Turn(buffer(&options)))?;
         shared.local.bind();
         let submitter = Submitter(shared.clone());
         Ok((Self { event_loop, shared, skipped: false, thread: PhantomData }, submitter))
@@ -77,13 +79,18 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
 
     /// Takes turns until there are events, or the time is over: `None` waits for ever, zero only looks.
     ///
-    /// Operations submitted on this thread since the last turn are started first. The batch may be empty; it borrows
-    /// the watcher until the next turn. Events left in the batch before come first, without a turn.
+    /// Operations submitted on this thread since the last turn are started first. Events left in the batch before come
+    /// before all that, without a turn. The batch may be empty if there is a time limit, which is rounded up to whole
+    /// milliseconds; it borrows the watcher until the next turn. Between turns nothing happens on its connections.
+    /// Other threads may submit at any time, and wake a turn that sleeps.
+    ///
+    /// # Panics
+    /// With the panic of user code that runs in it: the `Drop` of a payload or context.
     ///
     /// # Errors
     /// `Closed` once the loop was shut down and everything has been handed out; `LoopFailed` if the selector failed.
     pub fn turn(&mut self, timeout: Option<Duration>) -> Result<Batch<'_, C>, WaitError> {
-        let buffer = self.event_loop.face.filling();
+        let buffer = self.event_loop.face.outbox.filling();
         if buffer.is_empty() {
             if let Some(end) = buffer.end {
                 return Err(end);
@@ -94,7 +101,7 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
                 self.event_loop.face.fail_all(&mut self.event_loop.core);
             }
         }
-        let buffer = self.event_loop.face.filling();
+        let buffer = self.event_loop.face.outbox.filling();
         buffer.settle(&self.shared);
         match buffer.end {
             Some(end) if buffer.is_empty() => Err(end),
@@ -103,7 +110,7 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
     }
 
     fn has_output(&mut self) -> bool {
-        let buffer = self.event_loop.face.filling();
+        let buffer = self.event_loop.face.outbox.filling();
         !buffer.is_empty() || buffer.end.is_some()
     }
 

@@ -1,33 +1,35 @@
-//! Bytes in motion: how a pending operation is tried, and what an attempt leaves.
+//! Bytes in motion: how the pending operations of a session are tried, and what an attempt leaves.
 //!
 //! ```text
-//! write:   Idle ──► Sending ──EAGAIN──► Blocked ──edge──► Sending ──all sent──► completed (or on to the linked read)
-//!                      └── error ──► Broken: this one fails with its count, all that follow complete as `Broken`
+//! write:   Idle ──► Sending ──EAGAIN──► Blocked ──edge──► Sending ──all sent──► completed, or relinked as the read
+//!                      └── error ──► Broken: this one fails with its count, all that follow as `Broken` (I11)
 //! read:    Idle ──► Receiving ──bytes──► completed        (an exact read goes round until it has all)
-//!                      ├── EAGAIN ──► queued until an edge (I9)
+//!                      ├── EAGAIN ──► waits for an edge (I9)
 //!                      └── arena full ──► starved until a batch is taken
 //! ```
 //!
-//! One step of a session moves at most its budget; what is left makes it go to the end of the ready list (I8).
+//! One step of a session moves at most its budget; what is left makes it go to the end of the ready list (G8).
 
 use crate::error::OpError;
 use crate::event_loop::Step;
 use crate::event_loop::session::{Flags, Session, Verb};
 use crate::event_loop::slab::Key;
-use crate::event_loop::timers::Timer;
+use crate::event_loop::timers::{Timer, Timers};
 use crate::limits::Limits;
 use crate::sys::{self, Errno};
 use crate::watcher::batch::Stored;
 use crate::watcher::lease::{Class, SMALL};
-use crate::watcher::op::{Body, Then};
-use crate::watcher::proactor::{Core, Pending, Proactor, Queues};
+use crate::watcher::op::Body;
+use crate::watcher::outcome::Payload;
+use crate::watcher::proactor::Proactor;
+use crate::watcher::queue::Queues;
 
 /// Pause before a send is tried again for which memory was short: no edge announces memory.
 const RETRY: u64 = 5_000_000;
 
 /// What one session may still do in this turn.
 #[derive(Debug)]
-pub(crate) struct Budget {
+struct Budget {
     ops: u32,
     bytes: usize,
 }
@@ -44,272 +46,252 @@ impl Budget {
     const fn moved(&mut self, n: usize) {
         self.bytes = self.bytes.saturating_sub(n);
     }
-
-    const fn completed(&mut self) {
-        self.ops = self.ops.saturating_sub(1);
-    }
 }
 
-impl Session<Queues> {
-    fn wants_to_write(&self) -> bool {
-        !self.state.write.is_empty() && (self.writable() || self.has(Flags::BROKEN))
-    }
+/// What trying the operation at the head of a queue came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Tried {
+    /// It has left the queue: the next one may be tried.
+    Gone,
+    /// It waits for an edge, a timer, the arena.
+    Waits,
+    /// The budget is spent.
+    Spent,
+}
 
-    fn wants_to_read(&self) -> bool {
-        !self.state.read.is_empty() && self.readable() && !self.has(Flags::STARVED)
-    }
+/// One session in its step, and what of the loop it needs.
+struct Turn<'l> {
+    key: Key,
+    session: &'l mut Session<Queues>,
+    timers: &'l mut Timers,
+    budget: Budget,
 }
 
 impl<C> Proactor<C> {
-    /// Moves one session on: writes first, since they free what the peer waits for.
-    pub(crate) fn step_session(&mut self, core: &mut Core, key: Key) -> Step {
-        let mut budget = Budget::of(&core.limits);
-        let write_left = self.run_writes(core, key, &mut budget);
-        self.run_reads(core, key, &mut budget);
-        let Some(session) = core.sessions.get_mut(key) else { return Step::Idle };
-        if session.has(Flags::CLOSING) {
-            return self.advance_close(core, key);
+    /// Moves one session on: writes first, since they free what the peer waits for, and may turn into reads.
+    #[inline]
+    pub(crate) fn step_session(&mut self, key: Key, session: &mut Session<Queues>, timers: &mut Timers) -> Step {
+        let mut turn = Turn { key, session, timers, budget: Budget::of(&self.shared.limits) };
+        let mut tried = Tried::Waits;
+        if turn.session.wants_to_write() {
+            tried = self.run_writes(&mut turn);
         }
-        if write_left || session.wants_to_read() { Step::Again } else { Step::Idle }
+        if turn.session.wants_to_read() && self.run_reads(&mut turn) == Tried::Spent {
+            tried = Tried::Spent;
+        }
+        if turn.session.has(Flags::CLOSING) {
+            return Step::Ending;
+        }
+        if tried == Tried::Spent { Step::Again } else { Step::Idle }
     }
 
-    /// True: there is more to write, and only the budget stands in the way.
-    fn run_writes(&mut self, core: &mut Core, key: Key, budget: &mut Budget) -> bool {
+    #[inline]
+    fn run_writes(&mut self, turn: &mut Turn<'_>) -> Tried {
         loop {
-            let Some(session) = core.sessions.get_mut(key) else { return false };
-            if !session.wants_to_write() || self.head_is_ending(session) {
-                return false;
-            }
-            if budget.is_spent() {
-                return true;
-            }
-            let Some(op) = Self::pop_front(&mut self.ops, &mut session.state.write) else { return false };
-            self.writes -= 1;
-            if let Some(op) = self.try_write(core, key, op, budget) {
-                let Some(session) = core.sessions.get_mut(key) else { return false };
-                self.writes += 1;
-                Self::push_front(&mut self.ops, &mut session.state.write, op);
+            let tried = self.try_write(turn);
+            if tried != Tried::Gone || !turn.session.wants_to_write() {
+                return tried;
             }
         }
     }
 
-    fn run_reads(&mut self, core: &mut Core, key: Key, budget: &mut Budget) {
+    #[inline]
+    fn run_reads(&mut self, turn: &mut Turn<'_>) -> Tried {
         loop {
-            let Some(session) = core.sessions.get_mut(key) else { return };
-            if !session.wants_to_read() || budget.is_spent() {
-                return;
+            if turn.budget.is_spent() {
+                return Tried::Spent;
             }
-            let Some(op) = Self::pop_front(&mut self.ops, &mut session.state.read) else { return };
-            if let Some(op) = self.try_read(core, key, op, budget) {
-                let Some(session) = core.sessions.get_mut(key) else { return };
-                Self::push_front(&mut self.ops, &mut session.state.read, op);
+            let tried = self.try_read(turn);
+            if tried != Tried::Gone || !turn.session.wants_to_read() {
+                return tried;
             }
         }
     }
 
-    /// Tries an operation that is not in a queue yet.
-    pub(crate) fn attempt(&mut self, core: &mut Core, key: Key, op: Pending<C>) {
-        let mut budget = Budget::of(&core.limits);
-        let write = op.body.is_write();
-        let left =
-            if write { self.try_write(core, key, op, &mut budget) } else { self.try_read(core, key, op, &mut budget) };
-        let Some(op) = left else { return };
-        self.store(core, key, op);
-        let ready = core.sessions.get_mut(key).is_some_and(|s| s.wants_to_write() || s.wants_to_read());
-        if ready {
-            core.enqueue(key);
+    /// Sends until all is out, the system takes no more, or the budget is spent.
+    #[inline]
+    fn try_write(&mut self, turn: &mut Turn<'_>) -> Tried {
+        let Some(pending) = self.ops.head(&turn.session.state.write) else { return Tried::Waits };
+        if !pending.op.body.is_write() {
+            return Tried::Waits; // A close, in its place behind the writes: `advance_close` sees to it.
         }
-    }
-
-    /// Sends until all is out, the system takes no more, or the budget is spent. The operation comes back if it waits.
-    fn try_write(&mut self, core: &mut Core, key: Key, mut op: Pending<C>, budget: &mut Budget) -> Option<Pending<C>> {
-        let Some(session) = core.sessions.get_mut(key) else {
-            self.fail(op, OpError::Closed);
-            return None;
-        };
-        if session.has(Flags::BROKEN) {
-            self.fail(op, OpError::Broken);
-            return None;
+        if turn.session.has(Flags::BROKEN) {
+            self.fail_write(turn, OpError::Broken);
+            return Tried::Gone;
         }
-        loop {
-            let rest = &op.body.bytes()[op.done..];
-            if rest.is_empty() {
-                break;
+        let bytes = pending.op.body.bytes();
+        while pending.done < bytes.len() {
+            if turn.budget.is_spent() {
+                return Tried::Spent;
             }
-            let chunk = rest.len().min(budget.bytes);
-            if chunk == 0 {
-                return Some(op);
-            }
-            match session.send(&rest[..chunk]) {
+            let rest = &bytes[pending.done..];
+            match turn.session.send(&rest[..rest.len().min(turn.budget.bytes)]) {
                 Verb::Moved(n) => {
-                    op.done += n;
-                    budget.moved(n);
+                    pending.done += n;
+                    turn.budget.moved(n);
                 }
-                Verb::Pending => return Some(op),
+                Verb::Pending => return Tried::Waits,
                 Verb::Failed(Errno::NOBUFS | Errno::NOMEM) => {
-                    session.wait_for_retry();
-                    core.timers.arm(sys::now() + RETRY, Timer::Retry(key.token()));
-                    return Some(op);
+                    turn.session.wait_for_retry();
+                    turn.timers.arm(sys::now() + RETRY, Timer::Retry(turn.key.token()));
+                    return Tried::Waits;
                 }
                 Verb::Failed(errno) => {
-                    session.set(Flags::BROKEN);
-                    self.fail(op, OpError::Os(errno.into()));
-                    return None;
+                    turn.session.set(Flags::BROKEN);
+                    self.fail_write(turn, OpError::Os(errno.into()));
+                    return Tried::Gone;
                 }
                 Verb::Eof => unreachable!("a send has no end of stream"),
             }
         }
-        budget.completed();
-        self.written += op.body.bytes().len() as u64;
-        self.wrote(core, key, op, budget);
-        None
+        self.written += bytes.len() as u64;
+        turn.budget.ops = turn.budget.ops.saturating_sub(1);
+        self.writes -= 1;
+        let queues = &mut turn.session.state;
+        if let Some(spent) = pending.op.body.become_read() {
+            self.stash.give(spent);
+        }
+        if pending.op.body.is_write() {
+            if let Some(pending) = self.ops.pop(&mut queues.write) {
+                let (conn, context) = (pending.op.conn, pending.op.context);
+                if let Some(payload) = pending.op.body.into_payload() {
+                    self.complete(conn, context, Stored::Wrote(payload));
+                }
+            }
+        } else {
+            pending.done = 0;
+            self.ops.relink(&mut queues.write, &mut queues.read);
+        }
+        Tried::Gone
     }
 
-    /// All bytes of a write are out: it completes, or goes on as the read it is linked to.
-    fn wrote(&mut self, core: &mut Core, key: Key, mut op: Pending<C>, budget: &mut Budget) {
-        let then = op.body.then().unwrap_or(Then::Done);
-        op.body = match (then, op.body) {
-            (Then::ReadSame, Body::WriteVec(_, mut bytes)) => {
-                bytes.clear();
-                Body::Read(bytes)
+    #[cold]
+    fn fail_write(&mut self, turn: &mut Turn<'_>, error: OpError) {
+        if let Some(pending) = self.ops.pop(&mut turn.session.state.write) {
+            self.writes -= 1;
+            self.fail(pending, error);
+        }
+    }
+
+    /// Receives what the operation at the head asks for.
+    #[inline]
+    fn try_read(&mut self, turn: &mut Turn<'_>) -> Tried {
+        let Some(pending) = self.ops.head(&turn.session.state.read) else { return Tried::Waits };
+        let (verb, stored) = match &mut pending.op.body {
+            Body::ReadLeased => return self.read_leased(turn),
+            Body::ReadPooled => return self.read_pooled(turn),
+            Body::ReadExact(buffer, n) => {
+                let n = *n;
+                // On until all is there: after a short read with a hang-up seen, the end comes without another edge.
+                let mut verb = Verb::Moved(0);
+                while pending.done < n && turn.budget.bytes > 0 && turn.session.readable() {
+                    let most = (n - pending.done).min(turn.budget.bytes);
+                    (*buffer, verb) = turn.session.recv_exact(std::mem::take(buffer), most);
+                    let Verb::Moved(got) = verb else { break };
+                    pending.done += got;
+                    turn.budget.moved(got);
+                }
+                match verb {
+                    Verb::Moved(_) if pending.done < n && turn.budget.bytes == 0 => return Tried::Spent,
+                    Verb::Moved(_) if pending.done < n => return Tried::Waits,
+                    _ => (verb, Stored::Read(std::mem::take(buffer))),
+                }
             }
-            (Then::ReadPooled, spent) => {
-                self.give_back(spent);
-                Body::ReadPooled
+            Body::Read(buffer) => {
+                let (bytes, verb) = turn.session.recv_vec(std::mem::take(buffer));
+                (verb, Stored::Read(bytes))
             }
-            (Then::ReadLeased, spent) => {
-                self.give_back(spent);
-                Body::ReadLeased
-            }
-            (Then::Done | Then::ReadSame, body) => {
-                let Some(payload) = body.into_payload() else { unreachable!("a write has a payload") };
-                return self.complete(op.conn, op.context, Stored::Wrote(payload));
-            }
+            // An error or the end of the stream is left to the read that follows.
+            _ => match turn.session.peek() {
+                Verb::Pending => return Tried::Waits,
+                _ => (Verb::Moved(0), Stored::Readable),
+            },
         };
-        op.done = 0;
-        let Some(session) = core.sessions.get_mut(key) else { return self.fail(op, OpError::Closed) };
-        let first = session.state.read.is_empty();
-        let left = if first && session.readable() { self.try_read(core, key, op, budget) } else { Some(op) };
-        if let Some(op) = left {
-            self.store(core, key, op);
+        match verb {
+            Verb::Moved(n) => self.finish_read(turn, n, stored),
+            verb => {
+                // Not what was hoped for: the buffer goes back to where it was.
+                if let (Stored::Read(bytes), Body::Read(buffer) | Body::ReadExact(buffer, _)) =
+                    (stored, &mut pending.op.body)
+                {
+                    *buffer = bytes;
+                }
+                self.not_bytes(turn, verb)
+            }
         }
     }
 
-    fn give_back(&mut self, spent: Body) {
-        if let Body::WriteLease(_, lease) = spent {
-            self.stash.give(lease);
+    #[inline(always)]
+    fn finish_read(&mut self, turn: &mut Turn<'_>, n: usize, stored: Stored) -> Tried {
+        turn.budget.moved(n);
+        turn.budget.ops = turn.budget.ops.saturating_sub(1);
+        if let Some(pending) = self.ops.pop(&mut turn.session.state.read) {
+            self.complete(pending.op.conn, pending.op.context, stored);
         }
-    }
-
-    /// Receives what the operation asks for. It comes back if it waits.
-    fn try_read(&mut self, core: &mut Core, key: Key, op: Pending<C>, budget: &mut Budget) -> Option<Pending<C>> {
-        match op.body {
-            Body::Read(_) => self.read_vec(core, key, op, budget),
-            Body::ReadExact(..) => self.read_exact(core, key, op, budget),
-            Body::ReadPooled => self.read_pooled(core, key, op, budget),
-            Body::ReadLeased => self.read_leased(core, key, op, budget),
-            _ => self.read_nothing(core, key, op, budget),
-        }
+        Tried::Gone
     }
 
     /// What all reads do with an answer that is not bytes.
-    fn not_bytes(&mut self, verb: Verb, op: Pending<C>) -> Option<Pending<C>> {
-        match verb {
-            Verb::Pending | Verb::Moved(_) => return Some(op),
-            Verb::Eof => {
-                let buffer = op.body.into_payload().and_then(crate::watcher::Payload::into_vec);
-                self.complete(op.conn, op.context, Stored::Eof(buffer));
+    fn not_bytes(&mut self, turn: &mut Turn<'_>, verb: Verb) -> Tried {
+        if matches!(verb, Verb::Pending | Verb::Moved(_)) {
+            return Tried::Waits;
+        }
+        if let Some(pending) = self.ops.pop(&mut turn.session.state.read) {
+            match verb {
+                Verb::Failed(errno) => self.fail(pending, OpError::Os(errno.into())),
+                _ => {
+                    let buffer = pending.op.body.into_payload().and_then(Payload::into_vec);
+                    self.complete(pending.op.conn, pending.op.context, Stored::Eof(buffer));
+                }
             }
-            Verb::Failed(errno) => self.fail(op, OpError::Os(errno.into())),
         }
-        None
+        Tried::Gone
     }
 
-    fn read_vec(&mut self, core: &mut Core, key: Key, mut op: Pending<C>, budget: &mut Budget) -> Option<Pending<C>> {
-        let (Some(session), Body::Read(buffer)) = (core.sessions.get_mut(key), &mut op.body) else { return Some(op) };
-        let (bytes, verb) = session.recv_vec(std::mem::take(buffer));
-        if let Verb::Moved(n) = verb {
-            budget.moved(n);
-            budget.completed();
-            self.complete(op.conn, op.context, Stored::Read(bytes));
-            return None;
-        }
-        *buffer = bytes;
-        self.not_bytes(verb, op)
-    }
-
-    fn read_exact(&mut self, core: &mut Core, key: Key, mut op: Pending<C>, budget: &mut Budget) -> Option<Pending<C>> {
-        let (Some(session), Body::ReadExact(buffer, n)) = (core.sessions.get_mut(key), &mut op.body) else {
-            return Some(op);
+    #[inline]
+    fn read_pooled(&mut self, turn: &mut Turn<'_>) -> Tried {
+        let Some(room) = self.outbox.filling().arena.room(self.shared.limits.read_cap) else {
+            self.starve(turn.session, turn.key);
+            return Tried::Waits;
         };
-        // On until all is there: after a short read with a hang-up seen, the end comes without another edge.
-        while op.done < *n && budget.bytes > 0 && session.readable() {
-            let most = (*n - op.done).min(budget.bytes);
-            let (bytes, verb) = session.recv_exact(std::mem::take(buffer), most);
-            *buffer = bytes;
-            let Verb::Moved(got) = verb else { return self.not_bytes(verb, op) };
-            op.done += got;
-            budget.moved(got);
+        match turn.session.recv_slice(room) {
+            Verb::Moved(n) => {
+                let bytes = self.outbox.filling().arena.keep(n);
+                self.finish_read(turn, n, bytes)
+            }
+            verb => self.not_bytes(turn, verb),
         }
-        if op.done < *n {
-            return Some(op);
-        }
-        budget.completed();
-        let bytes = std::mem::take(buffer);
-        self.complete(op.conn, op.context, Stored::Read(bytes));
-        None
     }
 
-    fn read_pooled(&mut self, core: &mut Core, key: Key, op: Pending<C>, budget: &mut Budget) -> Option<Pending<C>> {
-        let Some(session) = core.sessions.get_mut(key) else { return Some(op) };
-        let cap = core.limits.read_cap;
-        let Some(room) = self.filling().arena.room(cap) else {
-            self.starve(session, key);
-            return Some(op);
-        };
-        let verb = session.recv_slice(room);
-        let Verb::Moved(n) = verb else { return self.not_bytes(verb, op) };
-        budget.moved(n);
-        budget.completed();
-        let bytes = self.filling().arena.keep(n);
-        self.complete(op.conn, op.context, bytes);
-        None
-    }
-
-    fn read_leased(&mut self, core: &mut Core, key: Key, op: Pending<C>, budget: &mut Budget) -> Option<Pending<C>> {
-        let Some(session) = core.sessions.get_mut(key) else { return Some(op) };
-        let bulk = session.has(Flags::BULK);
-        let mut lease = self.stash.draw(if bulk { Class::Large } else { Class::Small });
-        let (bytes, verb) = session.recv_vec(std::mem::take(lease.space()));
+    #[inline]
+    fn read_leased(&mut self, turn: &mut Turn<'_>) -> Tried {
+        let class = if turn.session.has(Flags::BULK) { Class::Large } else { Class::Small };
+        let mut lease = self.stash.draw(class);
+        let (bytes, verb) = turn.session.recv_vec(std::mem::take(lease.space()));
         let full = bytes.len() == bytes.capacity();
         *lease.space() = bytes;
         let Verb::Moved(n) = verb else {
             self.stash.give(lease);
-            return self.not_bytes(verb, op);
+            return self.not_bytes(turn, verb);
         };
         // Whoever fills a small buffer gets large ones, until one comes back with little in it.
         if full {
-            session.set(Flags::BULK);
+            turn.session.set(Flags::BULK);
         } else if n < SMALL {
-            session.clear(Flags::BULK);
+            turn.session.clear(Flags::BULK);
         }
-        budget.moved(n);
-        budget.completed();
-        self.complete(op.conn, op.context, Stored::Leased(lease));
-        None
+        self.finish_read(turn, n, Stored::Leased(lease))
+    }
+}
+
+impl Session<Queues> {
+    #[inline]
+    const fn wants_to_write(&self) -> bool {
+        !self.state.write.is_empty() && (self.writable() || self.has(Flags::BROKEN))
     }
 
-    /// Is there something? Nothing is taken.
-    fn read_nothing(&mut self, core: &mut Core, key: Key, op: Pending<C>, budget: &mut Budget) -> Option<Pending<C>> {
-        let Some(session) = core.sessions.get_mut(key) else { return Some(op) };
-        match session.peek() {
-            Verb::Pending => Some(op),
-            // An error is left to the read that follows, as the end of the stream is.
-            Verb::Moved(_) | Verb::Eof | Verb::Failed(_) => {
-                budget.completed();
-                self.complete(op.conn, op.context, Stored::Readable);
-                None
-            }
-        }
+    #[inline]
+    const fn wants_to_read(&self) -> bool {
+        !self.state.read.is_empty() && self.readable() && !self.has(Flags::STARVED)
     }
 }

@@ -4,7 +4,8 @@
 //! drop, on any thread) gives it back. So an idle connection holds no buffer, and a read and its answer copy nothing.
 //!
 //! Two stores: the loop's `Stash` (no lock, only the loop's thread) and the `Pool` that every thread can reach. The
-//! pool is a mutex that is only ever *tried*: who finds it taken allocates or frees instead, so no drop ever waits.
+//! pool is a mutex that is only ever *tried*, a bounded number of times: who finds it taken all the same allocates or
+//! frees instead, so no drop ever waits.
 //! Memory: both are bounded, and the stash gives up what a window of draws never needed.
 
 use std::ops::{Deref, DerefMut};
@@ -16,6 +17,9 @@ pub(crate) const SMALL: usize = 16 << 10;
 /// Small buffers a store keeps at most (16 MiB), and large ones.
 const KEEP_SMALL: usize = 1_024;
 const KEEP_LARGE: usize = 16;
+/// How often a pool that is taken is tried. Its holder is through after a few instructions; if it still is not after
+/// these, it has been preempted, and nobody waits for that.
+const TRIES: u32 = if cfg!(loom) { 1 } else { 128 };
 /// Draws between two looks at what was never needed.
 const WINDOW: u32 = 4_096;
 
@@ -28,7 +32,27 @@ pub(crate) enum Class {
 /// An owned buffer from a loop's pool, filled by a leased read or by [`Conn::write_copied`](crate::Conn::write_copied).
 ///
 /// It reads as a slice, may be changed in place, and can be written as it is: `conn.write(lease)`. Dropping it on any
-/// thread gives it back without waiting; while another thread is inside the pool, it is freed instead.
+/// thread gives it back without waiting; while another thread is inside the pool, it is freed instead. Held, it keeps
+/// the pool alive, but neither the loop nor its connection.
+///
+/// ```
+/// # use std::{io::{Read, Write}, os::unix::net::UnixStream};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let (mut watcher, submitter) = gaio::Watcher::spawn(gaio::Options::default())?;
+/// # let (ours, mut peer) = UnixStream::pair()?;
+/// # let conn = submitter.delegate(ours)?;
+/// conn.read_leased().submit()?;
+/// peer.write_all(b"shout")?;
+/// for event in watcher.wait()? {
+///     let gaio::Event::Done { conn, outcome: gaio::Outcome::Leased(mut lease), .. } = event else { panic!() };
+///     lease.make_ascii_uppercase(); // in place
+///     conn.write(lease).submit()?;
+/// }
+/// let mut answer = [0; 5];
+/// peer.read_exact(&mut answer)?;
+/// assert_eq!(&answer, b"SHOUT");
+/// # Ok(()) }
+/// ```
 pub struct Lease {
     bytes: Vec<u8>,
     home: Arc<Pool>,
@@ -40,7 +64,7 @@ impl Lease {
         self.bytes.truncate(len);
     }
 
-    /// Replaces the content by `bytes`. Allocates if they do not fit.
+    /// Replaces the content by `bytes`. Allocates if they do not fit; a buffer that grew is not kept by the pool.
     pub fn replace(&mut self, bytes: &[u8]) {
         self.bytes.clear();
         self.bytes.extend_from_slice(bytes);
@@ -106,6 +130,17 @@ impl Pool {
         Self { shelves: Mutex::new(shelves), large }
     }
 
+    /// `None`: somebody is inside, and stays.
+    fn try_with<R>(&self, access: impl FnOnce(&mut Shelves) -> R) -> Option<R> {
+        for _ in 1..TRIES {
+            if let Ok(mut shelves) = self.shelves.try_lock() {
+                return Some(access(&mut shelves));
+            }
+            std::hint::spin_loop();
+        }
+        self.shelves.try_lock().ok().map(|mut shelves| access(&mut shelves))
+    }
+
     const fn size(&self, class: Class) -> usize {
         match class {
             Class::Small if SMALL < self.large => SMALL,
@@ -126,22 +161,25 @@ impl Pool {
     fn give(&self, mut bytes: Vec<u8>) {
         let Some(class) = Self::class_of(bytes.capacity(), self.large) else { return };
         bytes.clear();
-        let Ok(mut shelves) = self.shelves.try_lock() else { return };
-        let (shelf, keep) = match class {
-            Class::Small => (&mut shelves.small, KEEP_SMALL),
-            Class::Large => (&mut shelves.large, KEEP_LARGE),
-        };
-        if shelf.len() < keep {
+        // What finds no place is freed outside of the lock.
+        let _surplus = self.try_with(|shelves| {
+            let (shelf, keep) = match class {
+                Class::Small => (&mut shelves.small, KEEP_SMALL),
+                Class::Large => (&mut shelves.large, KEEP_LARGE),
+            };
+            if shelf.len() >= keep {
+                return Some(bytes);
+            }
             shelf.push(bytes);
-        }
+            None
+        });
     }
 
     fn find(&self, class: Class) -> Option<Vec<u8>> {
-        let mut shelves = self.shelves.try_lock().ok()?;
-        match class {
+        self.try_with(|shelves| match class {
             Class::Small => shelves.small.pop(),
             Class::Large => shelves.large.pop(),
-        }
+        })?
     }
 
     /// An empty lease of at least the class's capacity.
@@ -198,6 +236,7 @@ impl Stash {
         }
     }
 
+    #[inline]
     pub(crate) fn draw(&mut self, class: Class) -> Lease {
         self.draws += 1;
         if self.draws >= WINDOW {
@@ -209,10 +248,11 @@ impl Stash {
         found.unwrap_or_else(|| Pool::draw(&self.pool, class))
     }
 
+    #[inline]
     pub(crate) fn give(&mut self, mut lease: Lease) {
         lease.bytes.clear();
         let class = lease.class(self.pool.large);
-        let Some(class) = class.filter(|_| Arc::ptr_eq(&lease.home, &self.pool)) else { return };
+        let Some(class) = class else { return };
         let shelf = self.shelf(class);
         if shelf.free.len() < shelf.keep {
             shelf.free.push(lease);
@@ -259,7 +299,7 @@ mod tests {
     #[test]
     fn the_stash_gives_up_what_is_never_needed() {
         let pool = Arc::new(Pool::new(256 << 10));
-        let mut stash = Stash::new(pool.clone());
+        let mut stash = Stash::new(pool);
         let burst: Vec<Lease> = (0..100).map(|_| stash.draw(Class::Small)).collect();
         burst.into_iter().for_each(|lease| stash.give(lease));
         assert_eq!(stash.small.free.len(), 100);

@@ -1,10 +1,12 @@
 //! The first face: a watcher waits for completions, submitters and connections hand in operations.
 //!
 //! ```text
-//!  Submitter, Conn ──► submitter.rs (what is shared) ──► proactor.rs ──► flow.rs     bytes
-//!       op.rs: what travels                                  │      └──► closing.rs  ends
-//!       lease.rs: buffers                                    ▼
-//!  Watcher ◄── batch.rs, outcome.rs: what comes back ◄── mailbox (spawned) or turn (embedded)
+//!  submitter.rs, conn.rs ──► shared.rs ──► proactor.rs ──► flow.rs       bytes
+//!    op.rs: what travels                    queue.rs  ├──► accepting.rs  connections
+//!    lease.rs: buffers                          │     ├──► closing.rs    ends of connections
+//!                                               ▼     └──► ending.rs     end of the loop
+//!  Watcher, EmbeddedWatcher ◄── batch.rs ◄── outbox.rs
+//!                               outcome.rs: what comes back
 //! ```
 
 use std::io;
@@ -17,15 +19,20 @@ use crate::limits::Options;
 use crate::sync::{Arc, mutant, thread};
 use crate::sys::{self, Selector, Waker};
 
+mod accepting;
 mod batch;
 mod closing;
 mod conn;
 mod embedded;
+mod ending;
 mod flow;
 mod lease;
 mod op;
+mod outbox;
 mod outcome;
 mod proactor;
+mod queue;
+mod shared;
 mod submitter;
 
 pub use batch::Batch;
@@ -38,13 +45,15 @@ pub use submitter::{Listener, Submitter};
 
 use batch::Buffer;
 use event_loop::counters::Counters;
-use proactor::{Outbox, Proactor};
-use submitter::Shared;
+use outbox::{Outbox, Way};
+use proactor::Proactor;
+use shared::Shared;
 
 /// The user's end of a loop that has a thread of its own: completions come out of here, in batches.
 ///
 /// One thread waits at a time (`&mut self`), but the watcher may move between threads. Dropping it aborts everything,
-/// joins the loop thread, and drops the completions that were not taken, each buffer and context once.
+/// joins the loop thread, and drops the completions that were not taken, each buffer and context once. That drop waits
+/// for the loop, which has no reason to take long.
 ///
 /// ```
 /// use std::io::{Read, Write};
@@ -76,7 +85,7 @@ impl Watcher<()> {
     /// Starts a loop thread. For contexts of your own type there is [`Watcher::spawn_for`].
     ///
     /// # Errors
-    /// Limits that cannot work, a CPU this process may not run on, or no descriptors or thread to be had.
+    /// Limits or a CPU that cannot work (`InvalidInput`), or no descriptors or thread to be had.
     pub fn spawn(options: Options) -> io::Result<(Self, Submitter)> {
         Self::spawn_for(options)
     }
@@ -88,7 +97,7 @@ struct Parts<C> {
     event_loop: EventLoop<Proactor<C>>,
 }
 
-fn assemble<C>(options: &Options, outbox: Outbox<C>) -> io::Result<Parts<C>> {
+fn assemble<C>(options: &Options, way: Way<C>) -> io::Result<Parts<C>> {
     let limits = options.limits.clone();
     let selector = Selector::new()?;
     let waker = Waker::new(&selector, event_loop::WAKER)?;
@@ -97,6 +106,7 @@ fn assemble<C>(options: &Options, outbox: Outbox<C>) -> io::Result<Parts<C>> {
     let counters = Arc::new(Counters::default());
     let core = event_loop::Core::new(selector, limits.clone(), counters.clone())?;
     let shared = Arc::new(Shared::new(limits, producer, raiser, waker, counters));
+    let outbox = Outbox::new(way, &shared.limits, shared.counters.clone());
     let face = Proactor::new(shared.clone(), consumer, outbox);
     Ok(Parts { shared, event_loop: EventLoop::new(core, face, keeper) })
 }
@@ -110,7 +120,19 @@ fn buffer<C>(options: &Options) -> Buffer<C> {
 }
 
 impl<C: Send + 'static> Watcher<C> {
-    /// Starts a loop thread for contexts of type `C`.
+    /// Starts a loop thread for contexts of type `C`: a value of yours that comes back with each completion.
+    ///
+    /// Small ones travel best: the context is part of each slot of the ring, and of each pending operation.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (mut watcher, submitter) = gaio::Watcher::<String>::spawn_for(gaio::Options::default())?;
+    /// submitter.post("hello".into())?;
+    /// for event in watcher.wait()? {
+    ///     assert!(matches!(event, gaio::Event::Posted(text) if text == "hello"));
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`Watcher::spawn`].
@@ -118,7 +140,7 @@ impl<C: Send + 'static> Watcher<C> {
     pub fn spawn_for(options: Options) -> io::Result<(Self, Submitter<C>)> {
         checked(&options)?;
         let (publisher, taker) = mailbox(buffer(&options), buffer(&options), buffer(&options));
-        let Parts { shared, event_loop } = assemble(&options, Outbox::Mailbox(publisher))?;
+        let Parts { shared, event_loop } = assemble(&options, Way::Mailbox(publisher))?;
         let thread = start(&options, event_loop)?;
         let submitter = Submitter(shared.clone());
         Ok((Self { taker, shared, thread: Some(thread) }, submitter))
@@ -127,7 +149,9 @@ impl<C: Send + 'static> Watcher<C> {
     /// Waits for completions: parks until there is a batch, and borrows it until the next wait.
     ///
     /// Events left in the batch before come first. Another thread can end the wait by
-    /// [`Submitter::post`] or [`Submitter::shutdown`].
+    /// [`Submitter::post`] or [`Submitter::shutdown`]. The loop goes on meanwhile, whether anyone waits or not.
+    ///
+    /// Cost: a load and a swap if a batch is there; otherwise a park, which the loop's next publish ends.
     ///
     /// # Errors
     /// `Closed` once the loop was shut down and everything has been handed out; `LoopFailed` likewise after a panic.

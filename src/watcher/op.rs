@@ -11,7 +11,8 @@ use bytes::Bytes;
 use crate::error::{SubmitError, SubmitErrorKind};
 use crate::sys::Socket;
 use crate::watcher::outcome::{ListenerId, Payload};
-use crate::watcher::submitter::{ListenerFlag, Patience};
+use crate::watcher::queue::Operation;
+use crate::watcher::shared::{ListenerFlag, Patience};
 use crate::watcher::{Conn, Lease};
 
 /// What a write does once all its bytes are out.
@@ -41,6 +42,7 @@ pub(crate) enum Body {
 
 impl Body {
     /// The bytes of a write; empty for everything else.
+    #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Self::WriteVec(_, bytes) => bytes,
@@ -51,16 +53,19 @@ impl Body {
         }
     }
 
+    #[inline]
     pub(crate) const fn is_write(&self) -> bool {
         self.then().is_some()
     }
 
     /// Closing verbs go behind everything submitted before them, on any thread.
+    #[inline]
     pub(crate) const fn is_ending(&self) -> bool {
         matches!(self, Self::Close | Self::Release)
     }
 
     /// What follows, for a write.
+    #[inline]
     pub(crate) const fn then(&self) -> Option<Then> {
         match self {
             Self::WriteVec(then, _)
@@ -72,6 +77,7 @@ impl Body {
     }
 
     /// The buffer, on its way back to the caller.
+    #[inline]
     pub(crate) fn into_payload(self) -> Option<Payload> {
         Some(match self {
             Self::Read(bytes) | Self::ReadExact(bytes, _) | Self::WriteVec(_, bytes) => Payload::Vec(bytes),
@@ -82,6 +88,28 @@ impl Body {
         })
     }
 
+    /// Turns a write whose bytes are all out into the read it is linked to, if it is. A lease that was written is
+    /// handed back: it need not go to the caller.
+    #[inline]
+    pub(crate) fn become_read(&mut self) -> Option<Lease> {
+        let next = match self {
+            Self::WriteVec(Then::ReadSame, bytes) => {
+                bytes.clear();
+                Self::Read(std::mem::take(bytes))
+            }
+            _ => match self.then()? {
+                Then::ReadPooled => Self::ReadPooled,
+                Then::ReadLeased => Self::ReadLeased,
+                Then::Done | Then::ReadSame => return None,
+            },
+        };
+        match std::mem::replace(self, next) {
+            Self::WriteLease(_, lease) => Some(lease),
+            _ => None,
+        }
+    }
+
+    #[inline]
     fn set_then(&mut self, next: Then) {
         match self {
             Self::WriteVec(then, _)
@@ -93,6 +121,7 @@ impl Body {
     }
 
     /// Refuses what could never complete, and makes the buffer ready.
+    #[inline]
     fn prepare(&mut self) -> Result<(), SubmitErrorKind> {
         match self {
             Self::Read(bytes) => {
@@ -129,7 +158,7 @@ impl From<Payload> for Body {
 /// What travels through the ring.
 #[derive(Debug)]
 pub(crate) enum Submission<C> {
-    Op { conn: Conn<C>, context: C, body: Body },
+    Op(Operation<C>),
     Delegate { conn: Conn<C>, socket: Socket, linger: Option<Duration>, unix: bool },
     Listen { socket: Socket, flag: ListenerFlag, id: ListenerId, unix: bool },
     Post(C),
@@ -139,7 +168,7 @@ impl<C> Submission<C> {
     /// Takes a refused operation apart.
     pub(crate) fn refuse(self, kind: SubmitErrorKind) -> Option<SubmitError<C>> {
         match self {
-            Self::Op { conn, context, body } => {
+            Self::Op(Operation { conn, context, body }) => {
                 conn.settle();
                 Some(SubmitError { kind, context, buffer: body.into_payload() })
             }
@@ -170,6 +199,31 @@ impl Spendable for Lease {}
 ///
 /// `K` says what it may be linked with: only a write can be followed by `then_read…`, and only a read that gives the
 /// written vector back may follow the write of one, so no buffer can get lost.
+///
+/// Dropping it unsubmitted drops its buffer, and nothing else. The methods that submit differ in two ways: where the
+/// context comes from (`_with`, or a default), and how long they wait while the ring is full:
+///
+/// | | waits for room | `Full` |
+/// |---|---|---|
+/// | [`submit`](Self::submit) | until there is some, or the loop shuts down; on a thread that runs a loop not at all | there |
+/// | [`submit_timeout`](Self::submit_timeout) | so long; on a thread that runs a loop not at all | when the time is over |
+/// | [`try_submit`](Self::try_submit) | not at all | at once |
+///
+/// Submitting on the loop's own thread takes its local queue, which is never full.
+///
+/// ```
+/// # use std::os::unix::net::UnixStream;
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let (_watcher, submitter) = gaio::Watcher::<u64>::spawn_for(gaio::Options::default())?;
+/// # let (ours, _peer) = UnixStream::pair()?;
+/// # let conn = submitter.delegate(ours)?;
+/// let request = Vec::from(*b"GET / HTTP/1.0\r\n\r\n");
+/// conn.write(request).then_read().submit_with(7)?; // the context comes back with the completion
+///
+/// let refused = conn.read(Vec::new()).submit_with(8).unwrap_err(); // no room to read into
+/// assert_eq!((refused.kind, refused.context), (gaio::SubmitErrorKind::EmptyBuffer, 8));
+/// # Ok(()) }
+/// ```
 #[must_use = "nothing happens until it is submitted"]
 #[derive(Debug)]
 pub struct Op<'c, C, K = Single> {
@@ -179,15 +233,18 @@ pub struct Op<'c, C, K = Single> {
 }
 
 impl<'c, C, K> Op<'c, C, K> {
+    #[inline]
     pub(crate) const fn new(conn: &'c Conn<C>, body: Body) -> Self {
         Self { conn, body, kind: PhantomData }
     }
 
+    #[inline]
     fn linked(mut self, then: Then) -> Op<'c, C> {
         self.body.set_then(then);
         Op::new(self.conn, self.body)
     }
 
+    #[inline(always)]
     fn send(mut self, context: C, patience: Patience) -> Result<(), SubmitError<C>> {
         if let Err(kind) = self.body.prepare() {
             return Err(SubmitError { kind, context, buffer: self.body.into_payload() });
@@ -197,11 +254,14 @@ impl<'c, C, K> Op<'c, C, K> {
 
     /// Hands it to the loop, with the context that its completion will carry.
     ///
-    /// Lock-free while the ring has room. When it is full this parks until there is room; on a loop's own thread it
-    /// never waits. `Ok` means: exactly one completion will come (I1).
+    /// Lock-free while the ring has room. When it is full this parks until there is room; on a thread that runs a loop
+    /// it never waits. `Ok` means: exactly one completion will come (G1). Other threads may submit on the same
+    /// connection meanwhile. Cost: a handful of atomic operations, and one system call if the loop sleeps.
     ///
     /// # Errors
-    /// `EmptyBuffer`, `TooLarge`, `TooMany`, `Closed`, and on a loop's thread `Full`; context and buffer come back.
+    /// `EmptyBuffer`, `TooLarge`, `TooMany`, `Closed`, and on the thread of another loop `Full`. Context and buffer
+    /// come back.
+    #[inline(always)]
     pub fn submit_with(self, context: C) -> Result<(), SubmitError<C>> {
         self.send(context, Patience::Forever)
     }
@@ -210,6 +270,7 @@ impl<'c, C, K> Op<'c, C, K> {
     ///
     /// # Errors
     /// As [`Op::submit_with`].
+    #[inline]
     pub fn submit(self) -> Result<(), SubmitError<C>>
     where
         C: Default,
@@ -258,13 +319,16 @@ impl<'c, C, K> Op<'c, C, K> {
 
 impl<'c, C> Op<'c, C, Write<Vec<u8>>> {
     /// Then reads into the same vector: one submission, one completion, and back-pressure by construction.
+    ///
+    /// The read begins when all is written, and goes behind the reads that are pending by then. Completes as the read
+    /// does, or as `Failed` with the half that failed.
     pub fn then_read(self) -> Op<'c, C> {
         self.linked(Then::ReadSame)
     }
 }
 
 impl<'c, C, P: Spendable> Op<'c, C, Write<P>> {
-    /// Then reads into the batch's arena.
+    /// Then reads into the batch's arena. The payload is dropped once it is written.
     pub fn then_read_pooled(self) -> Op<'c, C> {
         self.linked(Then::ReadPooled)
     }

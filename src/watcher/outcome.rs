@@ -8,6 +8,14 @@ use crate::error::OpError;
 use crate::watcher::{Conn, Lease};
 
 /// Bytes to write, owned until they are written; the same allocation comes back in [`Outcome::Wrote`].
+///
+/// Made by `From` wherever [`Conn::write`] is given one of its variants' types (or a `&'static str`).
+///
+/// ```
+/// let payload = gaio::Payload::from("static bytes");
+/// assert_eq!(payload.as_slice(), b"static bytes");
+/// assert!(payload.into_vec().is_none());
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Payload {
@@ -22,7 +30,7 @@ pub enum Payload {
 }
 
 impl Payload {
-    /// The bytes.
+    /// The bytes: all that were to be written, whether they were or not.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
         match self {
@@ -33,7 +41,7 @@ impl Payload {
         }
     }
 
-    /// The vector, if it is one.
+    /// The vector, if it is one; anything else is dropped.
     #[must_use]
     pub fn into_vec(self) -> Option<Vec<u8>> {
         match self {
@@ -96,6 +104,14 @@ pub enum Half {
 }
 
 /// How an operation failed, with all that is left of it.
+///
+/// | operation | `half` | `transferred` | `buffer` |
+/// |---|---|---|---|
+/// | read, pooled, leased, readable | `Read` | 0 | the vector of a read; otherwise none |
+/// | exact read | `Read` | bytes that did arrive | the vector, with those bytes |
+/// | write | `Write` | bytes handed to the system | the payload, whole |
+/// | linked, while writing | `Write` | bytes handed to the system | the payload, whole |
+/// | linked, while reading | `Read` | 0 | the vector, if it was to be read into |
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Failure {
@@ -111,6 +127,16 @@ pub struct Failure {
 
 /// The one outcome of an operation.
 ///
+/// | operation | success | end of stream | failure |
+/// |---|---|---|---|
+/// | [`Conn::read`], [`Conn::read_exact`] | `Read` | `Eof(Some(vector))` | `Failed` |
+/// | [`Conn::read_pooled`] | `Pooled` | `Eof(None)` | `Failed` |
+/// | [`Conn::read_leased`] | `Leased` | `Eof(None)` | `Failed` |
+/// | [`Conn::readable`] | `Readable` | `Readable` | `Readable` (the next read tells), or `Failed` if the session ends |
+/// | [`Conn::write`] | `Wrote` | – | `Failed` |
+/// | a write linked to a read | as the read | as the read | `Failed`, with the half |
+/// | [`Conn::close`], [`Conn::release`] | `Closed` | – | – |
+///
 /// Exhaustive on purpose: a `match` without `_` is what keeps a buffer from being dropped unseen.
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "a match without `_` keeps buffers from being dropped unseen")]
@@ -123,27 +149,28 @@ pub enum Outcome<'b> {
     Leased(Lease),
     /// There are bytes to read, or the end of the stream.
     Readable,
-    /// All bytes were handed to the system; here is the payload.
+    /// All bytes were handed to the system, which is not to say that the peer has them; here is the payload.
     Wrote(Payload),
     /// The connection is closed and its descriptor gone.
     Closed,
-    /// The peer will send no more. The vector of the read comes back; an exact read's holds what did arrive.
+    /// The peer will send no more; writing may go on. The vector of the read comes back; an exact read's holds what
+    /// did arrive.
     Eof(Option<Vec<u8>>),
-    /// It failed.
-    Failed(Failure),
+    /// It failed. Boxed, since it is rare and large.
+    Failed(Box<Failure>),
 }
 
-/// Names one listener of one loop.
+/// Names one listener of one loop: that of [`Listener::id`](crate::Listener::id). Never given twice by one loop.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ListenerId(pub(crate) u64);
 
-/// One item of a batch.
+/// One item of a batch. Non-exhaustive: later versions have more kinds.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'b, C = ()> {
     /// An operation completed.
     Done {
-        /// The connection.
+        /// The connection. If it is the last handle, dropping it closes the connection gracefully.
         conn: Conn<C>,
         /// The context it was submitted with.
         context: C,

@@ -118,6 +118,7 @@ impl<T: Counted> Handle<T> {
         Self { block: NonNull::from(Box::leak(Box::new(block))), owned: PhantomData }
     }
 
+    #[inline]
     fn block(&self) -> &Block<T> {
         // SAFETY: `self` is counted, so the block is in use: shared, and not freed before this borrow ends (H1).
         // Breaks if a handle is made without counting it.
@@ -131,6 +132,7 @@ impl<T: Counted> Handle<T> {
     /// it returns. Cost: one atomic addition; refused, one more.
     ///
     /// See [`Handle`] for an example.
+    #[inline]
     #[must_use]
     pub fn begin(&self, cap: u32) -> Option<Self> {
         // Relaxed: as for a clone. The cap guards no data.
@@ -150,6 +152,7 @@ impl<T: Counted> Handle<T> {
     /// # Panics
     ///
     /// In debug builds, if no operation was in flight.
+    #[inline]
     pub fn settle(&self) {
         let before = self.block().word.fetch_sub(OPERATION, Relaxed);
         debug_assert!(before >= OPERATION, "settled more often than begun");
@@ -176,6 +179,7 @@ fn abort_beyond(handles: u64) {
 
 impl<T: Counted> Clone for Handle<T> {
     /// One atomic addition. Aborts the process beyond 2³¹ handles of one block (leaked ones, then).
+    #[inline]
     fn clone(&self) -> Self {
         // Relaxed: whoever gets the clone gets it from us, and by that sees what we see.
         let before = self.block().word.fetch_add(HANDLE, Relaxed);
@@ -187,12 +191,14 @@ impl<T: Counted> Clone for Handle<T> {
 impl<T: Counted> Deref for Handle<T> {
     type Target = T;
 
+    #[inline]
     fn deref(&self) -> &T {
         &self.block().value
     }
 }
 
 impl<T: Counted> Drop for Handle<T> {
+    #[inline]
     fn drop(&mut self) {
         let word = &self.block().word;
         // Release: pairs with the load below, in the thread that drops the last: it sees what we did (H2). One

@@ -125,7 +125,8 @@ impl<T> Consumer<T> {
         self.head >= position.0
     }
 
-    /// Refuses every push from now on; see [`Producer::close`](super::Producer::close). What has been reserved is still to be popped.
+    /// Refuses every push from now on; see [`Producer::close`](super::Producer::close). What has been reserved is still
+    /// to be popped.
     pub fn close(&mut self) {
         self.shared.close();
     }

@@ -99,6 +99,7 @@ impl<T> Shared<T> {
 /// ```
 #[must_use]
 pub fn ring<T>(capacity: usize) -> (Producer<T>, Consumer<T>) {
+    // A panic of the caller's making, documented above.
     let capacity = capacity.max(2).checked_next_power_of_two().expect("the ring's capacity overflows") as u64;
     let free = |stamp| Slot { stamp: AtomicU64::new(stamp), value: UnsafeCell::new(MaybeUninit::uninit()) };
     let shared = Arc::new(Shared {

@@ -1,0 +1,92 @@
+//! The end of the loop: shutdown, and what a panic in user code leaves.
+//!
+//! ```text
+//!   No ──shutdown──► Grace ──all written, or time is up──► Last ──last batch handed over──► Gone
+//!    └───────────────panic: everything fails─────────────────▲
+//! ```
+//!
+//! Model: loom-tests/lifecycle.rs. Mutant that must fail: `ended_early`.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::error::{OpError, WaitError};
+use crate::event_loop::timers::Timer;
+use crate::handoff::Pop;
+use crate::sync::mutant;
+use crate::sys;
+use crate::watcher::op::Submission;
+use crate::watcher::proactor::{Core, Proactor};
+
+/// How far the loop's end has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Ending {
+    No,
+    /// Shutdown was asked for; queued writes and closes go on until then.
+    Grace(u64),
+    /// Everything is completed; the last batch waits to be handed over.
+    Last,
+    Gone,
+}
+
+impl<C> Proactor<C> {
+    /// Moves the end on: begins it when asked to; aborts what is left when nothing is being written or time is up.
+    pub(crate) fn advance_ending(&mut self, core: &mut Core) {
+        if matches!(self.ending, Ending::Last | Ending::Gone) {
+            return;
+        }
+        let Some(until) = self.shared.shutdown_at() else { return };
+        if self.ending != Ending::Grace(until) {
+            self.ending = Ending::Grace(until);
+            core.timers.arm(until, Timer::Grace);
+        }
+        // A slot reserved before the ring was closed is still owed to us: its producer raises the gate.
+        let all_in = (self.ring.is_finished() || mutant("ended_early")) && self.local.is_empty();
+        let nothing_to_write = self.writes == 0 && self.closing == 0;
+        if all_in && (nothing_to_write || sys::now() >= until) {
+            self.abort_all(core, || OpError::Aborted);
+            self.finish(WaitError::Closed);
+        }
+    }
+
+    /// Ends every listener and session; what is pending completes with that error.
+    fn abort_all(&mut self, core: &mut Core, error: impl Fn() -> OpError) {
+        for index in 0..core.listeners.len() {
+            self.end_listener(core, index, None);
+        }
+        for key in core.sessions.keys() {
+            self.end_session(core, key, &error);
+        }
+    }
+
+    fn finish(&mut self, reason: WaitError) {
+        // Nobody is here any more to take handles in: blocks that come home from now on are freed where they are dropped.
+        drop(self.shared.returns.close());
+        self.outbox.filling().end = Some(reason);
+        self.ending = Ending::Last;
+    }
+
+    /// Ends the loop after a panic: everything that can still be completed is completed as failed.
+    pub(crate) fn fail_all(&mut self, core: &mut Core) {
+        if matches!(self.ending, Ending::Last | Ending::Gone) {
+            return;
+        }
+        self.shared.shut_down(Duration::ZERO);
+        self.abort_all(core, || OpError::LoopFailed);
+        while let Some(submission) = self.next_submission() {
+            if let Submission::Op(op) = submission {
+                self.fail_new(op, OpError::LoopFailed);
+            }
+        }
+        self.finish(WaitError::LoopFailed);
+    }
+
+    fn next_submission(&mut self) -> Option<Submission<C>> {
+        match self.ring.pop() {
+            Pop::Item(submission) => Some(submission),
+            Pop::Unpublished | Pop::Empty => {
+                self.local.pop_front().or_else(|| self.shared.local.with(VecDeque::pop_front).flatten())
+            }
+        }
+    }
+}

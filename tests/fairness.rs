@@ -1,0 +1,168 @@
+//! Fairness (G8): a quiet connection beside sixty-four greedy ones. Counted in completions and turns, not in time.
+
+mod support;
+
+use std::io::Write;
+
+use gaio::{Conn, Event, Outcome};
+use support::{Drive, Got, Net, Peer, Rig, both_drives};
+
+const GREEDY: u64 = 64;
+const QUIET: u64 = 1_000;
+const OPS_PER_TURN: u64 = 16;
+const BATCH: u64 = 256;
+/// Operations each greedy connection keeps queued.
+const DEEP: usize = 64;
+
+/// Greedy connections have input for many thousand reads of 8 bytes in the kernel, and always some queued.
+fn crowd<D: Drive>() -> (Rig<D>, Vec<(Conn<u64>, Peer)>) {
+    let rig = Rig::<D>::with(|limits| {
+        limits.ops_per_turn = u32::try_from(OPS_PER_TURN).unwrap();
+        limits.batch = usize::try_from(BATCH).unwrap();
+    });
+    let ends: Vec<_> = (0..GREEDY).map(|_| rig.connect(Net::Unix)).collect();
+    for (i, (conn, peer)) in ends.iter().enumerate() {
+        let mut peer = peer;
+        // In pieces, as a Unix socket charges each by the page; 40 of them fit its default buffer.
+        for _ in 0..40 {
+            peer.write_all(&[7; 2_000]).unwrap();
+        }
+        for _ in 0..DEEP {
+            conn.read(Vec::with_capacity(8)).submit_with(i as u64).unwrap();
+        }
+    }
+    (rig, ends)
+}
+
+/// What may complete before the quiet one does: everybody's share of two turns (the one that is under way, and the one
+/// that serves it), and what was on its way to us in full batches: one being filled, one in the cell, one in hand.
+const BOUND: u64 = 2 * GREEDY * OPS_PER_TURN + 3 * (BATCH + OPS_PER_TURN);
+
+/// Serves the crowd until the quiet connection's operation completes; says how many others did before.
+fn overtaken<D: Drive>(rig: &mut Rig<D>) -> u64 {
+    let mut others = 0;
+    loop {
+        let mut found = false;
+        for event in rig.watcher.wait().unwrap() {
+            let Event::Done { conn, context, outcome } = event else { panic!() };
+            match outcome {
+                Outcome::Read(bytes) if context < GREEDY => {
+                    others += u64::from(!found);
+                    conn.read(bytes).submit_with(context).unwrap();
+                }
+                Outcome::Read(_) | Outcome::Wrote(_) => found = true,
+                other => panic!("{other:?}"),
+            }
+        }
+        if found {
+            return others;
+        }
+    }
+}
+
+/// Lets the crowd warm up, so that the ready list is long, and proves that it is still hungry.
+fn warm_up<D: Drive>(rig: &mut Rig<D>) {
+    let mut served = 0;
+    while served < 4 * BATCH {
+        for event in rig.watcher.wait().unwrap() {
+            let Event::Done { conn, context, outcome: Outcome::Read(bytes) } = event else { panic!() };
+            conn.read(bytes).submit_with(context).unwrap();
+            served += 1;
+        }
+    }
+}
+
+fn a_quiet_connection_is_read_beside_greedy_ones<D: Drive>() {
+    let (mut rig, ends) = crowd::<D>();
+    let (quiet, mut peer) = rig.connect(Net::Unix);
+    quiet.read(Vec::with_capacity(64)).submit_with(QUIET).unwrap();
+    warm_up(&mut rig);
+    for round in 0..8 {
+        peer.write_all(b"me too").unwrap();
+        let others = overtaken(&mut rig);
+        assert!(others <= BOUND, "round {round}: {others} operations of others came first, {BOUND} at most should");
+        quiet.read(Vec::with_capacity(64)).submit_with(QUIET).unwrap();
+    }
+    assert_hungry(&mut rig, &ends);
+}
+
+fn a_quiet_connection_is_written_beside_greedy_ones<D: Drive>() {
+    let (mut rig, ends) = crowd::<D>();
+    let (quiet, mut peer) = rig.connect(Net::Unix);
+    warm_up(&mut rig);
+    for round in 0..8 {
+        quiet.write(b"ping").submit_with(QUIET).unwrap();
+        let others = overtaken(&mut rig);
+        assert!(others <= BOUND, "round {round}: {others} operations of others came first, {BOUND} at most should");
+        assert_eq!(support::read_some(&mut peer, 4), b"ping");
+    }
+    assert_hungry(&mut rig, &ends);
+}
+
+/// The crowd was not done: otherwise there was nobody to be unfair for, and the test has shown nothing.
+fn assert_hungry<D: Drive>(rig: &mut Rig<D>, ends: &[(Conn<u64>, Peer)]) {
+    warm_up(rig);
+    assert_eq!(ends.len() as u64, GREEDY);
+}
+
+/// A connection with a thousand operations and the input for them takes its budget in one turn, and no more: the other
+/// one, whose input came at the same moment, is served in that turn, too.
+fn one_turn_serves_everyone_once<D: Drive>() {
+    let mut rig = Rig::<D>::with(|limits| limits.ops_per_turn = 4);
+    let (greedy, mut feeder) = rig.connect(Net::Unix);
+    let (quiet, mut peer) = rig.connect(Net::Unix);
+    for _ in 0..1_000 {
+        greedy.read(Vec::with_capacity(1)).submit_with(1).unwrap();
+    }
+    quiet.read(Vec::with_capacity(8)).submit_with(2).unwrap();
+    rig.assert_quiet();
+    feeder.write_all(&[7; 1_000]).unwrap();
+    peer.write_all(b"x").unwrap();
+    let mut before = 0;
+    loop {
+        let (_, context, got) = rig.done();
+        let Got::Read(_) = got else { panic!() };
+        if context == 2 {
+            break;
+        }
+        before += 1;
+    }
+    // Spawned, the loop may have taken some turns before the quiet one's byte was there.
+    assert!(D::SPAWNED || before <= 8, "{before} reads of the other came first");
+    for _ in before..1_000 {
+        assert_eq!(rig.done().1, 1);
+    }
+}
+
+/// A bulk transfer moves its bytes in portions; a ping beside it goes through after a bounded number of turns.
+fn a_ping_beside_a_bulk_write<D: Drive>() {
+    const PORTION: usize = 16 << 10;
+    let mut rig = Rig::<D>::with(|limits| limits.bytes_per_turn = PORTION);
+    let (bulk, mut sink) = rig.connect(Net::Unix);
+    let (quiet, mut peer) = rig.connect(Net::Unix);
+    std::thread::scope(|scope| {
+        bulk.write(vec![1; 8 << 20]).submit_with(1).unwrap();
+        scope.spawn(move || assert_eq!(support::read_some(&mut sink, 8 << 20).len(), 8 << 20));
+        for _ in 0..10 {
+            quiet.write(b"ping").submit_with(2).unwrap();
+            let before = rig.counters().turns;
+            while rig.done().1 != 2 {}
+            // A turn on which it is taken up, one that serves it, one that hands it over; and as many without a poll.
+            // Spawned, the loop goes on while we are asleep, so there is nothing to count.
+            let turns = rig.counters().turns - before;
+            assert!(D::SPAWNED || turns <= 6, "{turns} turns for one ping");
+            assert_eq!(support::read_some(&mut peer, 4), b"ping");
+        }
+        bulk.write(b"x").submit_with(3).unwrap();
+        while !matches!(rig.done(), (_, 1, Got::Wrote(_))) {}
+        bulk.release().submit_with(4).unwrap();
+        while rig.done().1 != 4 {}
+    });
+}
+
+both_drives!(
+    a_quiet_connection_is_read_beside_greedy_ones,
+    a_quiet_connection_is_written_beside_greedy_ones,
+    one_turn_serves_everyone_once,
+    a_ping_beside_a_bulk_write,
+);
