@@ -575,6 +575,22 @@ impl Drop for Bomb {
     }
 }
 
+/// An embedded loop passes the panic on, and can still be ended.
+#[test]
+fn a_panic_in_a_turn_leaves_a_watcher_that_can_be_dropped() {
+    let mut desk = desk();
+    let (conn, _peer) = desk.conn();
+    let (light, fuse) = std::sync::mpsc::channel();
+    light.send(()).unwrap();
+    conn.write(Bytes::from_owner(Bomb(fuse))).then_read_pooled().submit_with(1).unwrap();
+    conn.read(Vec::with_capacity(8)).submit_with(2).unwrap();
+    let turn = std::panic::AssertUnwindSafe(|| desk.watcher.turn(Some(Duration::ZERO)).map(|batch| batch.count()));
+    assert!(std::panic::catch_unwind(turn).is_err());
+    let Desk { world, watcher, submitter } = desk;
+    drop((watcher, conn, submitter));
+    assert_eq!(world.open_descriptors(), 0);
+}
+
 /// The drop of a spent buffer panics on the loop's thread, with one of everything still in the ring behind it.
 #[test]
 fn after_a_panic_everything_that_was_accepted_completes() {
@@ -605,8 +621,8 @@ fn after_a_panic_everything_that_was_accepted_completes() {
     };
     assert_eq!(end, WaitError::LoopFailed);
     got.sort_by_key(|(context, _)| *context);
-    // The operation in hand (1) is lost with the panic.
     let expected = [
+        (1, Got::Failed(Half::Read, 4, "LoopFailed".into())),
         (2, Got::Failed(Half::Read, 0, "LoopFailed".into())),
         (3, Got::Posted),
         (4, Got::Failed(Half::Write, 0, "LoopFailed".into())),
