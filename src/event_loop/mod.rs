@@ -211,6 +211,8 @@ impl<F: Face> EventLoop<F> {
         if !mutant("opened_late") {
             self.keeper.open();
         }
+        // Until it is over: a turn that a panic cuts short leaves the gate open, where a raise writes no waker.
+        self.owed = true;
         count(&self.core.counters.turns);
         let events = std::mem::take(&mut self.core.events);
         self.accept(&events);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   No ──shutdown──► Grace ──all written, or time is up──► Last ──last batch handed over──► Gone
-//!    └───────────────panic: everything fails─────────────────▲
+//!    └────panic──►  Failing  ──everything has failed─────────▲
 //! ```
 //!
 //! Model: loom-tests/lifecycle.rs. Mutant that must fail: `ended_early`.
@@ -15,6 +15,7 @@ use crate::event_loop::timers::Timer;
 use crate::handoff::Pop;
 use crate::sync::mutant;
 use crate::sys;
+use crate::watcher::batch::Item;
 use crate::watcher::op::Submission;
 use crate::watcher::proactor::{Core, Proactor};
 
@@ -24,6 +25,8 @@ pub(crate) enum Ending {
     No,
     /// Shutdown was asked for; queued writes and closes go on until then.
     Grace(u64),
+    /// User code has panicked; what is still to come out of the ring fails, too.
+    Failing,
     /// Everything is completed; the last batch waits to be handed over.
     Last,
     Gone,
@@ -32,8 +35,10 @@ pub(crate) enum Ending {
 impl<C> Proactor<C> {
     /// Moves the end on: begins it when asked to; aborts what is left when nothing is being written or time is up.
     pub(crate) fn advance_ending(&mut self, core: &mut Core) {
-        if matches!(self.ending, Ending::Last | Ending::Gone) {
-            return;
+        match self.ending {
+            Ending::Last | Ending::Gone => return,
+            Ending::Failing => return self.advance_failing(core),
+            Ending::No | Ending::Grace(_) => {}
         }
         let Some(until) = self.shared.shutdown_at() else { return };
         if self.ending != Ending::Grace(until) {
@@ -66,19 +71,36 @@ impl<C> Proactor<C> {
         self.ending = Ending::Last;
     }
 
-    /// Ends the loop after a panic: everything that can still be completed is completed as failed.
+    /// Ends the loop after a panic, or an error of the selector: everything that can still be completed is completed as
+    /// failed. Drops nothing of the user's.
     pub(crate) fn fail_all(&mut self, core: &mut Core) {
         if matches!(self.ending, Ending::Last | Ending::Gone) {
             return;
         }
         self.shared.shut_down(Duration::ZERO);
+        self.ending = Ending::Failing;
+        self.advance_failing(core);
+    }
+
+    fn advance_failing(&mut self, core: &mut Core) {
         self.abort_all(core, || OpError::LoopFailed);
         while let Some(submission) = self.next_submission() {
-            if let Submission::Op(op) = submission {
-                self.fail_new(op, OpError::LoopFailed);
+            match submission {
+                Submission::Op(op) => self.fail_new(op, OpError::LoopFailed),
+                Submission::Post(context) => self.outbox.filling().push(Item::Posted(context)),
+                Submission::Listen { id: listener, .. } => {
+                    self.outbox.filling().push(Item::ListenerEnded { listener, error: None });
+                }
+                Submission::Delegate { conn, .. } => {
+                    conn.set_refused();
+                    self.shared.left();
+                }
             }
         }
-        self.finish(WaitError::LoopFailed);
+        // As for a shutdown: what was reserved before the ring was closed is still owed.
+        if self.ring.is_finished() {
+            self.finish(WaitError::LoopFailed);
+        }
     }
 
     fn next_submission(&mut self) -> Option<Submission<C>> {

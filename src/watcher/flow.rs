@@ -163,11 +163,12 @@ impl<C> Proactor<C> {
         }
         self.written += bytes.len() as u64;
         turn.budget.ops = turn.budget.ops.saturating_sub(1);
-        self.writes -= 1;
         let queues = &mut turn.session.state;
+        // The user's code, if it is the owner of `Bytes` that is dropped here. Before the count: a panic leaves it queued.
         if let Some(spent) = pending.op.body.become_read() {
             self.stash.give(spent);
         }
+        self.writes -= 1;
         if pending.op.body.is_write() {
             if let Some(pending) = self.ops.pop(&mut queues.write) {
                 let (conn, context) = (pending.op.conn, pending.op.context);
