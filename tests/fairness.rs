@@ -4,8 +4,8 @@ mod support;
 
 use std::io::Write;
 
-use gaio::{Conn, Event, Outcome};
-use support::{Drive, Got, Net, Peer, Rig, both_drives};
+use gaio::{Conn, EmbeddedWatcher, Event, Outcome};
+use support::{Drive, Got, Net, Peer, Rig, both_drives, check};
 
 const GREEDY: u64 = 64;
 const QUIET: u64 = 1_000;
@@ -172,3 +172,28 @@ both_drives!(
     one_turn_serves_everyone_once,
     a_ping_beside_a_bulk_write,
 );
+
+/// Connections that ask again as soon as they are served must not be served again in front of those that wait: with
+/// their new reads tried as they are submitted, they would fill each batch before the ready list is looked at.
+#[test]
+fn new_work_goes_behind_those_that_wait() {
+    check(|| {
+        const BUSY: u64 = 8;
+        let mut rig = Rig::<EmbeddedWatcher<u64>>::with(|limits| (limits.batch, limits.ops_per_turn) = (4, 1));
+        let ends: Vec<_> = (0..BUSY).map(|_| rig.connect(Net::Unix)).collect();
+        let (quiet, mut peer) = rig.connect(Net::Unix);
+        for (conn, _) in &ends {
+            conn.read(Vec::with_capacity(1)).submit_with(0).unwrap();
+        }
+        quiet.read(Vec::with_capacity(1)).submit_with(QUIET).unwrap();
+        rig.assert_quiet();
+        for (_, peer) in &ends {
+            let mut peer = peer;
+            peer.write_all(&[7; 500]).unwrap();
+        }
+        // The last event of many: the batch is full before it is looked at, so it waits on the ready list.
+        peer.write_all(b"x").unwrap();
+        let others = overtaken(&mut rig);
+        assert!(others <= 2 * BUSY, "{others} reads of {BUSY} others came first");
+    });
+}
