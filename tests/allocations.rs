@@ -4,6 +4,7 @@
 //! fixed buffers. One test, since another one beside it would be counted too.
 
 #![cfg(not(any(loom, gaio_sim)))]
+#![allow(clippy::print_stdout, reason = "figures, for whoever asks by --nocapture")]
 
 #[path = "process/counting.rs"]
 mod counting;
@@ -74,6 +75,7 @@ fn ways() -> Vec<Way> {
     ways
 }
 
+#[allow(clippy::large_enum_variant, reason = "there is one of them")]
 enum Server {
     Spawned(Watcher<usize>),
     Embedded(EmbeddedWatcher<usize>),

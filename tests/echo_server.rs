@@ -1,6 +1,7 @@
 //! The echo server as its users run it: a process, ended by a signal, with peers good and bad.
 
 #![cfg(not(any(loom, gaio_sim)))]
+#![allow(clippy::print_stdout, reason = "figures, for whoever asks by --nocapture")]
 
 mod process;
 

@@ -1,6 +1,7 @@
 //! What an idle connection costs: bytes of the heap, by the allocator. Deterministic, so a bound can be tight.
 
 #![cfg(not(any(loom, gaio_sim)))]
+#![allow(clippy::print_stdout, reason = "figures, for whoever asks by --nocapture")]
 
 #[path = "process/counting.rs"]
 mod counting;
