@@ -149,7 +149,10 @@ impl<C> Proactor<C> {
         self.writes -= 1;
         let queues = &mut turn.session.state;
         if let Some(spent) = pending.op.body.become_read() {
-            self.stash.give(spent);
+            // To where the next one is drawn from: by the read that follows, or else by another `write_copied`.
+            if matches!(pending.op.body, Body::ReadLeased) {
+                self.stash.give(spent);
+            }
         }
         if pending.op.body.is_write() {
             if let Some(pending) = self.ops.pop(&mut queues.write) {
