@@ -4,6 +4,7 @@
 //! that has gone blind fails too.
 
 #![cfg(not(any(loom, gaio_sim)))]
+#![allow(clippy::print_stdout, reason = "figures, for whoever asks by --nocapture")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -357,7 +358,7 @@ fn no_machine_is_named() {
                         && !before.is_some_and(|c| c.is_alphanumeric() || "./}_".contains(c))
                 })
             };
-            folders.iter().any(|name| folder(&name)) || registries.iter().any(|name| line.text.contains(name))
+            folders.iter().any(folder) || registries.iter().any(|name| line.text.contains(name))
         })
     };
     enforce(rule, "ci/a.sh", &format!("cd {}/x\n", folders[0]));

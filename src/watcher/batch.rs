@@ -140,6 +140,31 @@ impl<C> Buffer<C> {
 /// }
 /// # Ok(()) }
 /// ```
+///
+/// Pooled bytes are valid as long as the batch may be, and the compiler sees to it (G5):
+///
+/// ```compile_fail,E0499
+/// # fn f(mut watcher: gaio::Watcher) -> Result<(), gaio::WaitError> {
+/// let mut kept: &[u8] = &[];
+/// for event in watcher.wait()? {
+///     if let gaio::Event::Done { outcome: gaio::Outcome::Pooled(bytes), .. } = event {
+///         kept = bytes;
+///     }
+/// }
+/// watcher.wait()?; // the arena goes back to the loop
+/// assert!(kept.is_empty());
+/// # Ok(()) }
+/// ```
+///
+/// Nor does a batch outlive its watcher:
+///
+/// ```compile_fail,E0505
+/// # fn f(mut watcher: gaio::Watcher) -> Result<(), gaio::WaitError> {
+/// let batch = watcher.wait()?;
+/// drop(watcher);
+/// assert_eq!(batch.len(), 0);
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Batch<'w, C = ()> {
     items: &'w mut VecDeque<Item<C>>,

@@ -166,7 +166,10 @@ impl<C> Proactor<C> {
         let queues = &mut turn.session.state;
         // The user's code, if it is the owner of `Bytes` that is dropped here. Before the count: a panic leaves it queued.
         if let Some(spent) = pending.op.body.become_read() {
-            self.stash.give(spent);
+            // To where the next one is drawn from: by the read that follows, or else by another `write_copied`.
+            if matches!(pending.op.body, Body::ReadLeased) {
+                self.stash.give(spent);
+            }
         }
         self.writes -= 1;
         if pending.op.body.is_write() {
