@@ -41,7 +41,7 @@ fn a_wake_beside_the_drain_is_not_lost() {
     loom::model(|| {
         let mut selector = Selector::new().unwrap();
         let waker = std::sync::Arc::new(Waker::new(&selector, 9).unwrap());
-        let work = std::sync::Arc::new(crate::sync::AtomicUsize::new(0));
+        let work = std::sync::Arc::new(crate::sync::AtomicU32::new(0));
         let (remote, done) = (waker.clone(), work.clone());
         let other = thread::spawn(move || {
             for _ in 0..2 {
