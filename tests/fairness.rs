@@ -134,6 +134,24 @@ fn one_turn_serves_everyone_once<D: Drive>() {
     }
 }
 
+/// G8, G10: `ops_per_turn` holds for operations that find their input waiting, too: each is tried as it is submitted, and
+/// all of these tries are one turn's.
+fn operations_tried_as_they_are_submitted_share_one_budget<D: Drive>() {
+    let mut rig = Rig::<D>::with(|limits| limits.ops_per_turn = 4);
+    let (greedy, mut feeder) = rig.connect(Net::Unix);
+    feeder.write_all(&[7; 500]).unwrap();
+    rig.assert_quiet();
+    let before = rig.counters().turns;
+    for _ in 0..500 {
+        greedy.read(Vec::with_capacity(1)).submit_with(1).unwrap();
+    }
+    for _ in 0..500 {
+        rig.outcome().read();
+    }
+    let turns = rig.counters().turns - before;
+    assert!(turns >= 500 / 4, "500 operations of one connection in {turns} turns");
+}
+
 /// A bulk transfer moves its bytes in portions; a ping beside it goes through after a bounded number of turns.
 fn a_ping_beside_a_bulk_write<D: Drive>() {
     const PORTION: usize = 16 << 10;
@@ -170,6 +188,7 @@ both_drives!(
     a_quiet_connection_is_read_beside_greedy_ones,
     a_quiet_connection_is_written_beside_greedy_ones,
     one_turn_serves_everyone_once,
+    operations_tried_as_they_are_submitted_share_one_budget,
     a_ping_beside_a_bulk_write,
 );
 
