@@ -114,6 +114,8 @@ pub(crate) struct Core<S, T> {
     pub(crate) listeners: Vec<Option<Listening<T>>>,
     shortage: Shortage,
     events: Vec<Readiness>,
+    /// Counts passes, in its low bits.
+    turn: u8,
     pub(crate) limits: Limits,
     counters: Arc<Counters>,
 }
@@ -128,6 +130,7 @@ impl<S, T> Core<S, T> {
             listeners: Vec::new(),
             shortage: Shortage::new()?,
             events: Vec::with_capacity(sys::MAX_EVENTS),
+            turn: 0,
             limits,
             counters,
         })
@@ -165,6 +168,11 @@ impl<S, T> Core<S, T> {
                 self.ready.push_back(key);
             }
         }
+    }
+
+    /// This turn, for telling it from the one before.
+    pub(crate) const fn turn(&self) -> u8 {
+        self.turn
     }
 
     /// Are others waiting for their turn? Then new work goes behind them.
@@ -214,6 +222,7 @@ impl<F: Face> EventLoop<F> {
         // Until it is over: a turn that a panic cuts short leaves the gate open, where a raise writes no waker.
         self.owed = true;
         count(&self.core.counters.turns);
+        self.core.turn = self.core.turn.wrapping_add(1);
         let events = std::mem::take(&mut self.core.events);
         self.accept(&events);
         self.readiness(&events);

@@ -45,6 +45,8 @@ impl Flags {
 pub(crate) struct Session<S> {
     pub(crate) socket: Socket,
     ready: u8,
+    /// The turn, in its low bits, in which an operation was last tried as it was submitted.
+    tried: u8,
     flags: u16,
     pub(crate) state: S,
 }
@@ -63,7 +65,7 @@ impl<S> Session<S> {
     pub(crate) const fn new(socket: Socket, unix: bool, state: S) -> Self {
         // Writable until proved otherwise: a new socket has room. Not readable: registration brings the first edge.
         let flags = if unix { Flags::UNIX.0 } else { 0 };
-        Self { socket, ready: Bits::WRITABLE.to_byte(), flags, state }
+        Self { socket, ready: Bits::WRITABLE.to_byte(), tried: 0, flags, state }
     }
 
     pub(crate) const fn has(&self, flag: Flags) -> bool {
@@ -76,6 +78,16 @@ impl<S> Session<S> {
 
     pub(crate) const fn clear(&mut self, flag: Flags) {
         self.flags &= !flag.0;
+    }
+
+    /// Is this the first operation to be tried as it is submitted, in this turn? Those after it go to the ready list,
+    /// where the budget is: or a connection with a thousand submissions would do them all in one turn (G8). Of two
+    /// turns that look alike the later one only sends an operation there without need.
+    #[inline]
+    pub(crate) const fn first_in(&mut self, turn: u8) -> bool {
+        let first = self.tried != turn;
+        self.tried = turn;
+        first
     }
 
     /// An edge came.
@@ -197,7 +209,9 @@ impl<S> Session<S> {
                 Verb::Pending
             }
             Err(errno) => {
-                if errno == Errno::CONNRESET {
+                // The kernel tells an error once. If the send was told, a read would see a clean end (EPIPE says no more
+                // than that nothing can be sent).
+                if !matches!(errno, Errno::PIPE | Errno::NOBUFS | Errno::NOMEM) {
                     self.set(Flags::RESET);
                 }
                 Verb::Failed(errno)

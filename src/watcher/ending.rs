@@ -107,7 +107,8 @@ impl<C> Proactor<C> {
         match self.ring.pop() {
             Pop::Item(submission) => Some(submission),
             Pop::Unpublished | Pop::Empty => {
-                self.local.pop_front().or_else(|| self.shared.local.with(VecDeque::pop_front).flatten())
+                let local = self.local.pop_front().or_else(|| self.shared.local.with(VecDeque::pop_front).flatten())?;
+                Some(local.submission)
             }
         }
     }

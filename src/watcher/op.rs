@@ -9,7 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::error::{SubmitError, SubmitErrorKind};
+use crate::handoff::Position;
 use crate::sys::Socket;
+use crate::watcher::conn::Token;
 use crate::watcher::outcome::{ListenerId, Payload};
 use crate::watcher::queue::Operation;
 use crate::watcher::shared::{ListenerFlag, Patience};
@@ -164,7 +166,21 @@ pub(crate) enum Submission<C> {
     Post(C),
 }
 
+/// A submission of the loop's own thread, which does not go through the ring.
+#[derive(Debug)]
+pub(crate) struct Local<C> {
+    pub(crate) submission: Submission<C>,
+    /// The ring's tail when it was submitted: what was pushed before goes first, what was pushed after goes later (G2).
+    pub(crate) after: Position,
+}
+
 impl<C> Submission<C> {
+    /// Must what is still in the ring go first? An ending must not overtake an operation, nor an operation the delegation
+    /// of its connection.
+    pub(crate) fn relies_on_the_ring(&self) -> bool {
+        matches!(self, Self::Op(op) if op.body.is_ending() || op.conn.token() == Token::Unregistered)
+    }
+
     /// Takes a refused operation apart.
     pub(crate) fn refuse(self, kind: SubmitErrorKind) -> Option<SubmitError<C>> {
         match self {

@@ -24,7 +24,7 @@ use crate::event_loop::session::{Flags, Session};
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Timer, Timers};
 use crate::event_loop::{self, Step};
-use crate::handoff::{Consumer, Pop, Position};
+use crate::handoff::{Consumer, Pop};
 use crate::sync::{Arc, mutant};
 use crate::sys::{Errno, Socket};
 use crate::watcher::Conn;
@@ -33,7 +33,7 @@ use crate::watcher::batch::{Item, Stored};
 use crate::watcher::conn::Token;
 use crate::watcher::ending::Ending;
 use crate::watcher::lease::Stash;
-use crate::watcher::op::Submission;
+use crate::watcher::op::{Local, Submission};
 use crate::watcher::outbox::Outbox;
 use crate::watcher::outcome::{Failure, Half};
 use crate::watcher::queue::{Operation, Ops, Pending, Queues};
@@ -44,9 +44,8 @@ pub(crate) type Core = event_loop::Core<Queues, ListenerTag>;
 pub(crate) struct Proactor<C> {
     pub(crate) shared: Arc<Shared<C>>,
     pub(crate) ring: Consumer<Submission<C>>,
-    /// The ring up to where this turn has looked.
-    seen: Position,
-    pub(crate) local: VecDeque<Submission<C>>,
+    /// What this thread has submitted and the ring holds up.
+    pub(crate) local: VecDeque<Local<C>>,
     pub(crate) ops: Ops<C>,
     pub(crate) outbox: Outbox<C>,
     pub(crate) stash: Stash,
@@ -64,7 +63,6 @@ pub(crate) struct Proactor<C> {
 impl<C> Proactor<C> {
     pub(crate) fn new(shared: Arc<Shared<C>>, ring: Consumer<Submission<C>>, outbox: Outbox<C>) -> Self {
         Self {
-            seen: ring.tail(),
             ring,
             local: VecDeque::with_capacity(shared.limits.batch),
             ops: Ops::new(),
@@ -112,62 +110,42 @@ impl<C> Proactor<C> {
 
     // --- submissions ---
 
-    /// Pops what was in the ring when this began. Never less (I8): a submitter parked for room would wait for ever.
-    fn drain_ring(&mut self, core: &mut Core) {
-        self.seen = self.ring.tail();
+    /// Takes up what was submitted, in the order of happens-before (G2): the ring in its own order, and between its items
+    /// those of this thread, each behind what was in the ring when it was submitted.
+    ///
+    /// All that was in the ring when this began is popped (G8): a submitter parked for room would wait for ever.
+    fn drain(&mut self, core: &mut Core) {
+        let queue = &mut self.local;
+        self.shared.local.with(
+            |theirs| {
+                if queue.is_empty() { std::mem::swap(queue, theirs) } else { queue.append(theirs) }
+            },
+        );
+        let seen = self.ring.tail();
         let mut popped = false;
-        // A slot that is reserved but not published ends the drain: its producer raises the gate when it is done.
-        while let Pop::Item(submission) = self.ring.pop_before(self.seen) {
-            popped = true;
-            if matches!(&submission, Submission::Op(op) if op.conn.token() == Token::Unregistered) {
-                self.register_local(core);
+        loop {
+            while self.local.front().is_some_and(|local| self.ring.has_passed(local.after)) {
+                if let Some(local) = self.local.pop_front() {
+                    self.take_up(core, local.submission);
+                }
             }
+            let Pop::Item(submission) = self.ring.pop_before(seen) else { break };
+            popped = true;
             self.take_up(core, submission);
         }
         if popped {
             self.shared.made_room();
         }
-    }
-
-    /// Takes up the delegations among this thread's own submissions, before the rest of them: a handle that it made may
-    /// have reached another thread, whose operation has come by the ring and would find no connection (G2).
-    #[cold]
-    fn register_local(&mut self, core: &mut Core) {
-        let queue = &mut self.local;
-        self.shared.local.with(|theirs| queue.append(theirs));
-        for _ in 0..self.local.len() {
-            match self.local.pop_front() {
-                Some(delegation @ Submission::Delegate { .. }) => self.take_up(core, delegation),
-                other => self.local.extend(other),
+        // A slot that is reserved but not published holds the ring up; its producer raises the gate when it is done.
+        // Until then only those wait here that rely on what is in there.
+        while let Some(local) = self.local.pop_front() {
+            if local.submission.relies_on_the_ring() {
+                return self.local.push_front(local);
             }
+            self.take_up(core, local.submission);
         }
     }
 
-    /// Takes up the loop thread's own submissions. They come behind the ring, so that what another thread submitted
-    /// before stays before; where an unpublished slot holds the ring up, those that rely on it wait (I2).
-    #[inline]
-    fn drain_local(&mut self, core: &mut Core) {
-        if self.local.is_empty() {
-            let queue = &mut self.local;
-            self.shared.local.with(|theirs| std::mem::swap(theirs, queue));
-        }
-        while let Some(submission) = self.local.pop_front() {
-            if self.must_wait(&submission) {
-                self.local.push_front(submission);
-                return;
-            }
-            self.take_up(core, submission);
-        }
-    }
-
-    #[inline]
-    fn must_wait(&self, submission: &Submission<C>) -> bool {
-        let Submission::Op(Operation { conn, body, .. }) = submission else { return false };
-        let relies = body.is_ending() || conn.token() == Token::Unregistered;
-        relies && !self.ring.has_passed(self.seen)
-    }
-
-    #[inline]
     fn take_up(&mut self, core: &mut Core, submission: Submission<C>) {
         match submission {
             Submission::Op(op) => self.start(core, op),
@@ -201,7 +179,7 @@ impl<C> Proactor<C> {
         if op.body.is_ending() {
             return self.start_ending(core, key, op);
         }
-        let others_wait = core.others_wait();
+        let (others_wait, now) = (core.others_wait(), core.turn());
         let Some(session) = core.sessions.get_mut(key).filter(|session| !session.has(Flags::CLOSING)) else {
             return self.fail_new(op, OpError::Closed);
         };
@@ -213,7 +191,7 @@ impl<C> Proactor<C> {
                 return;
             }
             // Before those on the ready list: it produces nothing that they wait for, and gives back what it holds.
-            if self.outbox.is_full() {
+            if !session.first_in(now) || self.outbox.is_full() {
                 Step::Again
             } else {
                 self.write_session(key, session, &mut core.timers, others_wait)
@@ -225,7 +203,7 @@ impl<C> Proactor<C> {
                 return;
             }
             // Not while others wait for their turn (G8), nor while the batch has no place for the outcome.
-            if others_wait || self.outbox.is_full() {
+            if others_wait || !session.first_in(now) || self.outbox.is_full() {
                 Step::Again
             } else {
                 self.step_session(key, session, &mut core.timers)
@@ -283,8 +261,7 @@ impl<C> event_loop::Face for Proactor<C> {
     }
 
     fn collect(&mut self, core: &mut Core) {
-        self.drain_ring(core);
-        self.drain_local(core);
+        self.drain(core);
         self.collect_returns(core);
         self.end_dropped_listeners(core);
         if self.can_feed() {

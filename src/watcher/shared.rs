@@ -3,7 +3,7 @@
 //! | field       | written by                     | what it decides                                          |
 //! |-------------|--------------------------------|----------------------------------------------------------|
 //! | `ring`      | any thread pushes, loop pops   | the one order of foreign submissions (I2)                |
-//! | `local`     | the loop's own thread only     | its submissions: no atomics, never full, behind the ring |
+//! | `local`     | the loop's own thread only     | its submissions: no atomics, never full, stamped         |
 //! | gate        | any thread raises, loop closes | who pays for a wake-up (I4)                              |
 //! | `returns`   | any thread pushes, loop drains | connections whose last handle is gone (I7)               |
 //! | `in_flight` | submitters add, taker and loop subtract | whether one more is too many (I3)               |
@@ -27,7 +27,7 @@ use crate::sync::{Arc, AtomicBool, AtomicU32, Condvar, Mutex, Ordering, mutant};
 use crate::sys::{self, Waker};
 use crate::watcher::conn::Link;
 use crate::watcher::lease::Pool;
-use crate::watcher::op::Submission;
+use crate::watcher::op::{Local, Submission};
 
 /// How long a submission may wait for room in the ring.
 #[derive(Clone, Copy, Debug)]
@@ -120,7 +120,7 @@ pub(crate) struct Shared<C> {
     pub(crate) sessions: AtomicUsize,
     pub(crate) listeners: AtomicU64,
     closing: AtomicBool,
-    pub(crate) local: ThreadBound<VecDeque<Submission<C>>>,
+    pub(crate) local: ThreadBound<VecDeque<Local<C>>>,
     pub(crate) returns: Returns<Link<C>>,
     pub(crate) in_flight: InFlight,
     pub(crate) limits: Limits,
@@ -189,7 +189,7 @@ impl<C> Shared<C> {
             if self.closing.load(Ordering::Relaxed) {
                 return Err((SubmitErrorKind::Closed, submission));
             }
-            queue.push_back(submission);
+            queue.push_back(Local { submission, after: self.ring.tail() });
             Ok(())
         });
         let submission = match local {

@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::{CLOSED, ONE, Shared};
 use crate::sync::{Arc, mutant, order};
 
-/// A place in a ring's order, of [`Consumer::tail`]. Comparable with others of the same ring only.
+/// A place in a ring's order, of [`Consumer::tail`] or [`Producer::tail`](super::Producer::tail). Comparable with others of the same ring only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(u64);
 
@@ -37,6 +37,13 @@ pub struct Consumer<T> {
     not_sync: PhantomData<Cell<()>>,
 }
 
+impl<T> Shared<T> {
+    pub(super) fn position(&self) -> Position {
+        // Relaxed: a push that happens before us wrote the tail before us, and we cannot read an older one.
+        Position(self.tail.load(Relaxed) / ONE)
+    }
+}
+
 impl<T> Consumer<T> {
     pub(super) fn new(shared: Arc<Shared<T>>) -> Self {
         Self { shared, head: 0, not_sync: PhantomData }
@@ -57,8 +64,7 @@ impl<T> Consumer<T> {
     /// ```
     #[must_use]
     pub fn tail(&self) -> Position {
-        // Relaxed: a push that happens before us wrote the tail before us, and we cannot read an older one.
-        Position(self.shared.tail.load(Relaxed) / ONE)
+        self.shared.position()
     }
 
     /// Takes the value at the head, unless the head has reached `limit`. Never blocks. Producers go on meanwhile.

@@ -210,6 +210,23 @@ impl<T> Producer<T> {
         }
     }
 
+    /// How far positions have been reserved: behind every push that happens before this call, and not behind any that
+    /// happens after it. A stamp for what is ordered with the pushes but travels another way. Cost: one load.
+    ///
+    /// ```
+    /// let (producer, mut consumer) = gaio::handoff::ring(8);
+    /// producer.push('a').unwrap();
+    /// let stamp = producer.tail();
+    /// producer.push('b').unwrap();
+    /// assert!(!consumer.has_passed(stamp));
+    /// consumer.pop();
+    /// assert!(consumer.has_passed(stamp));
+    /// ```
+    #[must_use]
+    pub fn tail(&self) -> Position {
+        self.shared.position()
+    }
+
     /// Refuses every push from now on. What was pushed before, and what is being pushed, can still be popped.
     ///
     /// Idempotent. Does not wake the consumer: raise the gate for that. Cost: one fetch-or.
