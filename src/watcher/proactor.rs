@@ -13,7 +13,8 @@
 //! Whatever happens to an operation, `complete` is called exactly once with its handle, context and buffer (I1):
 //! an operation is a value that is moved from the ring to the queue to the batch, and there is no other way out.
 //!
-//! Model: loom-tests/lifecycle.rs. Mutant that must fail: `returns_overlooked`.
+//! Models: loom-tests/turn.rs, loom-tests/lifecycle.rs. Mutants that must fail: `returns_overlooked`, `local_overtakes`,
+//! `registered_late`.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -120,7 +121,9 @@ impl<C> Proactor<C> {
         while let Pop::Item(submission) = self.ring.pop_before(self.seen) {
             popped = true;
             if matches!(&submission, Submission::Op(op) if op.conn.token() == Token::Unregistered) {
-                self.register_local(core);
+                if !mutant("registered_late") {
+                    self.register_local(core);
+                }
             }
             self.take_up(core, submission);
         }
@@ -164,7 +167,7 @@ impl<C> Proactor<C> {
     fn must_wait(&self, submission: &Submission<C>) -> bool {
         let Submission::Op(Operation { conn, body, .. }) = submission else { return false };
         let relies = body.is_ending() || conn.token() == Token::Unregistered;
-        relies && !self.ring.has_passed(self.seen)
+        relies && !self.ring.has_passed(self.seen) && !mutant("local_overtakes")
     }
 
     #[inline]
