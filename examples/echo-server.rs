@@ -16,6 +16,7 @@
 
 use std::error::Error;
 use std::net::{SocketAddr, TcpListener};
+use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
 
@@ -50,6 +51,10 @@ struct Arguments {
 const USAGE: &str = "usage: echo-server [--listen ADDR] [--mode spawned|embedded] [--read vec|pooled|leased] \
                      [--ops linked|separate] [--watchers N] [--pin CPU]";
 
+fn understood<T: FromStr<Err: Error>>(flag: &str, value: &str) -> Result<T, String> {
+    value.parse().map_err(|error| format!("{flag} {value}: {error}\n{USAGE}"))
+}
+
 fn arguments() -> Result<Arguments, Box<dyn Error>> {
     let settings = Settings { read: Read::Leased, linked: true };
     let listen = SocketAddr::from(([127, 0, 0, 1], 7000));
@@ -58,7 +63,7 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
     while let Some(flag) = words.next() {
         let value = words.next().ok_or(USAGE)?;
         match (flag.as_str(), value.as_str()) {
-            ("--listen", address) => parsed.listen = address.parse()?,
+            ("--listen", address) => parsed.listen = understood(&flag, address)?,
             ("--mode", "spawned") => parsed.embedded = false,
             ("--mode", "embedded") => parsed.embedded = true,
             ("--read", "vec") => parsed.settings.read = Read::Vec,
@@ -66,8 +71,8 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             ("--read", "leased") => parsed.settings.read = Read::Leased,
             ("--ops", "linked") => parsed.settings.linked = true,
             ("--ops", "separate") => parsed.settings.linked = false,
-            ("--watchers", n) => parsed.watchers = n.parse::<usize>()?.max(1),
-            ("--pin", cpu) => parsed.pin = Some(cpu.parse()?),
+            ("--watchers", n) => parsed.watchers = understood::<usize>(&flag, n)?.max(1),
+            ("--pin", cpu) => parsed.pin = Some(understood(&flag, cpu)?),
             _ => return Err(format!("{flag} {value}: not understood\n{USAGE}").into()),
         }
     }

@@ -32,8 +32,11 @@ pub struct Limits {
     /// to 8 bytes. Default 4 096.
     pub ring_slots: usize,
     /// Completions after which a batch counts as full: the loop then takes on no more work until it is handed over.
-    /// Default 1 024.
+    /// Default 256.
     pub batch: usize,
+    /// Bytes brought by reads after which a batch counts as full, too: so much is written and read again while the
+    /// processor's cache still holds it. Bytes; default 64 KiB.
+    pub batch_bytes: usize,
     /// Bytes of pooled reads one batch can carry (its arena); while it is full, pooled reads wait for the next. A
     /// spawned loop has three arenas, an embedded one has one; pages never read into cost nothing. Default 1 MiB.
     pub arena: usize,
@@ -64,7 +67,8 @@ impl Default for Limits {
             ops: 1 << 20,
             write_bytes: 256 << 20,
             ring_slots: 4_096,
-            batch: 1_024,
+            batch: 256,
+            batch_bytes: 64 << 10,
             arena: 1 << 20,
             read_cap: 256 << 10,
             bytes_per_turn: 512 << 10,
@@ -102,13 +106,14 @@ impl Limits {
     /// The first limit outside its range.
     pub fn check(&self) -> Result<(), LimitsError> {
         let most_close = Duration::from_secs(86_400);
-        let table: [(&'static str, u64, u64, u64); 14] = [
+        let table: [(&'static str, u64, u64, u64); 15] = [
             ("sessions", self.sessions as u64, 1, 1 << 24),
             ("ops_per_conn", self.ops_per_conn.into(), 1, 1 << 20),
             ("ops", self.ops as u64, 1, 1 << 23),
             ("write_bytes", self.write_bytes, 1, 1 << 39),
             ("ring_slots", self.ring_slots as u64, 2, 1 << 20),
             ("batch", self.batch as u64, 1, 1 << 20),
+            ("batch_bytes", self.batch_bytes as u64, 1, 1 << 40),
             ("arena", self.arena as u64, 1, 1 << 30),
             ("read_cap", self.read_cap as u64, 1, 1 << 30),
             ("bytes_per_turn", self.bytes_per_turn as u64, 1, 1 << 40),

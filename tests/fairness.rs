@@ -4,8 +4,8 @@ mod support;
 
 use std::io::Write;
 
-use gaio::{Conn, Event, Outcome};
-use support::{Drive, Got, Net, Peer, Rig, both_drives};
+use gaio::{Conn, EmbeddedWatcher, Event, Outcome};
+use support::{Drive, Got, Net, Peer, Rig, both_drives, check};
 
 const GREEDY: u64 = 64;
 const QUIET: u64 = 1_000;
@@ -134,6 +134,24 @@ fn one_turn_serves_everyone_once<D: Drive>() {
     }
 }
 
+/// G8, G10: `ops_per_turn` holds for operations that find their input waiting, too: each is tried as it is submitted, and
+/// all of these tries are one turn's.
+fn operations_tried_as_they_are_submitted_share_one_budget<D: Drive>() {
+    let mut rig = Rig::<D>::with(|limits| limits.ops_per_turn = 4);
+    let (greedy, mut feeder) = rig.connect(Net::Unix);
+    feeder.write_all(&[7; 500]).unwrap();
+    rig.assert_quiet();
+    let before = rig.counters().turns;
+    for _ in 0..500 {
+        greedy.read(Vec::with_capacity(1)).submit_with(1).unwrap();
+    }
+    for _ in 0..500 {
+        rig.outcome().read();
+    }
+    let turns = rig.counters().turns - before;
+    assert!(turns >= 500 / 4, "500 operations of one connection in {turns} turns");
+}
+
 /// A bulk transfer moves its bytes in portions; a ping beside it goes through after a bounded number of turns.
 fn a_ping_beside_a_bulk_write<D: Drive>() {
     const PORTION: usize = 16 << 10;
@@ -143,20 +161,26 @@ fn a_ping_beside_a_bulk_write<D: Drive>() {
     std::thread::scope(|scope| {
         bulk.write(vec![1; 8 << 20]).submit_with(1).unwrap();
         scope.spawn(move || assert_eq!(support::read_some(&mut sink, 8 << 20).len(), 8 << 20));
+        let mut bulk_is_out = false;
         for _ in 0..10 {
             quiet.write(b"ping").submit_with(2).unwrap();
             let before = rig.counters().turns;
-            while rig.done().1 != 2 {}
+            loop {
+                match rig.done() {
+                    (_, 2, Got::Wrote(_)) => break,
+                    (_, 1, Got::Wrote(_)) => bulk_is_out = true,
+                    other => panic!("{other:?}"),
+                }
+            }
             // A turn on which it is taken up, one that serves it, one that hands it over; and as many without a poll.
             // Spawned, the loop goes on while we are asleep, so there is nothing to count.
             let turns = rig.counters().turns - before;
             assert!(D::SPAWNED || turns <= 6, "{turns} turns for one ping");
             assert_eq!(support::read_some(&mut peer, 4), b"ping");
         }
-        bulk.write(b"x").submit_with(3).unwrap();
-        while !matches!(rig.done(), (_, 1, Got::Wrote(_))) {}
-        bulk.release().submit_with(4).unwrap();
-        while rig.done().1 != 4 {}
+        while !bulk_is_out {
+            bulk_is_out = matches!(rig.done(), (_, 1, Got::Wrote(_)));
+        }
     });
 }
 
@@ -164,5 +188,31 @@ both_drives!(
     a_quiet_connection_is_read_beside_greedy_ones,
     a_quiet_connection_is_written_beside_greedy_ones,
     one_turn_serves_everyone_once,
+    operations_tried_as_they_are_submitted_share_one_budget,
     a_ping_beside_a_bulk_write,
 );
+
+/// Connections that ask again as soon as they are served must not be served again in front of those that wait: with
+/// their new reads tried as they are submitted, they would fill each batch before the ready list is looked at.
+#[test]
+fn new_work_goes_behind_those_that_wait() {
+    check(|| {
+        const BUSY: u64 = 8;
+        let mut rig = Rig::<EmbeddedWatcher<u64>>::with(|limits| (limits.batch, limits.ops_per_turn) = (4, 1));
+        let ends: Vec<_> = (0..BUSY).map(|_| rig.connect(Net::Unix)).collect();
+        let (quiet, mut peer) = rig.connect(Net::Unix);
+        for (conn, _) in &ends {
+            conn.read(Vec::with_capacity(1)).submit_with(0).unwrap();
+        }
+        quiet.read(Vec::with_capacity(1)).submit_with(QUIET).unwrap();
+        rig.assert_quiet();
+        for (_, peer) in &ends {
+            let mut peer = peer;
+            peer.write_all(&[7; 500]).unwrap();
+        }
+        // The last event of many: the batch is full before it is looked at, so it waits on the ready list.
+        peer.write_all(b"x").unwrap();
+        let others = overtaken(&mut rig);
+        assert!(others <= 2 * BUSY, "{others} reads of {BUSY} others came first");
+    });
+}

@@ -211,6 +211,34 @@ fn used_by_another_thread_right_after_it_was_delegated<D: Drive>() {
     }
 }
 
+/// G2: what was submitted before by happens-before goes first, whichever way it took. Embedded, the first write is in
+/// the local queue, the second in the ring.
+fn a_write_here_and_then_a_write_there<D: Drive>() {
+    let mut rig = Rig::<D>::new();
+    let (conn, mut peer) = rig.connect(Net::Unix);
+    rig.assert_quiet();
+    conn.write(b"first ").submit_with(1).unwrap();
+    thread::scope(|scope| _ = scope.spawn(|| conn.write(b"second ").submit_with(2).unwrap()));
+    conn.write(b"third").submit_with(3).unwrap();
+    let order = [rig.done().1, rig.done().1, rig.done().1];
+    assert_eq!(support::read_some(&mut peer, 18), b"first second third");
+    assert_eq!(order, [1, 2, 3]);
+}
+
+/// As above: a close is behind everything that was submitted before it.
+fn a_write_here_and_then_a_close_there<D: Drive>() {
+    let mut rig = Rig::<D>::new();
+    let (conn, mut peer) = rig.connect(Net::Unix);
+    rig.assert_quiet();
+    conn.write(b"bye").submit_with(1).unwrap();
+    thread::scope(|scope| _ = scope.spawn(|| conn.close().submit_with(2).unwrap()));
+    let (_, context, got) = rig.done();
+    got.wrote();
+    assert_eq!((context, support::read_some(&mut peer, 3).as_slice()), (1, &b"bye"[..]));
+    drop(peer);
+    rig.outcome().closed();
+}
+
 /// The watcher goes first; handles stay harmless.
 fn handles_that_outlive_their_watcher<D: Drive>() {
     let rig = Rig::<D>::new();
@@ -238,6 +266,8 @@ both_drives!(
     a_stale_handle_never_reaches_another_connection,
     released_with_its_event_on_the_way,
     used_by_another_thread_right_after_it_was_delegated,
+    a_write_here_and_then_a_write_there,
+    a_write_here_and_then_a_close_there,
     handles_that_outlive_their_watcher,
 );
 

@@ -74,6 +74,8 @@ pub(crate) struct Buffer<C> {
     pub(crate) ops: u32,
     /// Accepted connections among the items: what the listeners' credit counts.
     pub(crate) accepted: usize,
+    /// Bytes that the reads among the items brought.
+    pub(crate) bytes: usize,
     /// Set in the last batch of a loop, and only there.
     pub(crate) end: Option<WaitError>,
 }
@@ -82,7 +84,7 @@ impl<C> Buffer<C> {
     /// Room for a full batch and the step that filled it; more only grows it once.
     pub(crate) fn new(batch: usize, step: usize, arena: usize) -> Self {
         let arena = Arena { memory: vec![0; arena].into_boxed_slice(), used: 0 };
-        Self { items: VecDeque::with_capacity(batch + step), arena, ops: 0, accepted: 0, end: None }
+        Self { items: VecDeque::with_capacity(batch + step), arena, ops: 0, accepted: 0, bytes: 0, end: None }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -110,6 +112,7 @@ impl<C> Buffer<C> {
         self.arena.used = 0;
         self.ops = 0;
         self.accepted = 0;
+        self.bytes = 0;
     }
 
     /// Says that these completions are no longer in flight: they are being handed out.
@@ -135,6 +138,31 @@ impl<C> Buffer<C> {
 ///     let event = watcher.wait()?.next();
 ///     assert!(matches!(event, Some(gaio::Event::Posted(n)) if n == expected));
 /// }
+/// # Ok(()) }
+/// ```
+///
+/// Pooled bytes are valid as long as the batch may be, and the compiler sees to it (G5):
+///
+/// ```compile_fail,E0499
+/// # fn f(mut watcher: gaio::Watcher) -> Result<(), gaio::WaitError> {
+/// let mut kept: &[u8] = &[];
+/// for event in watcher.wait()? {
+///     if let gaio::Event::Done { outcome: gaio::Outcome::Pooled(bytes), .. } = event {
+///         kept = bytes;
+///     }
+/// }
+/// watcher.wait()?; // the arena goes back to the loop
+/// assert!(kept.is_empty());
+/// # Ok(()) }
+/// ```
+///
+/// Nor does a batch outlive its watcher:
+///
+/// ```compile_fail,E0505
+/// # fn f(mut watcher: gaio::Watcher) -> Result<(), gaio::WaitError> {
+/// let batch = watcher.wait()?;
+/// drop(watcher);
+/// assert_eq!(batch.len(), 0);
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]

@@ -85,6 +85,23 @@ impl<C> Proactor<C> {
         if tried == Tried::Spent { Step::Again } else { Step::Idle }
     }
 
+    /// Writes, and leaves a read that this brings forth to the ready list if others wait there.
+    #[inline]
+    pub(crate) fn write_session(
+        &mut self,
+        key: Key,
+        session: &mut Session<Queues>,
+        timers: &mut Timers,
+        others_wait: bool,
+    ) -> Step {
+        if !others_wait {
+            return self.step_session(key, session, timers);
+        }
+        let mut turn = Turn { key, session, timers, budget: Budget::of(&self.shared.limits) };
+        let tried = self.run_writes(&mut turn);
+        if tried == Tried::Spent || turn.session.wants_to_read() { Step::Again } else { Step::Idle }
+    }
+
     #[inline]
     fn run_writes(&mut self, turn: &mut Turn<'_>) -> Tried {
         loop {
@@ -149,7 +166,10 @@ impl<C> Proactor<C> {
         let queues = &mut turn.session.state;
         // The user's code, if it is the owner of `Bytes` that is dropped here. Before the count: a panic leaves it queued.
         if let Some(spent) = pending.op.body.become_read() {
-            self.stash.give(spent);
+            // To where the next one is drawn from: by the read that follows, or else by another `write_copied`.
+            if matches!(pending.op.body, Body::ReadLeased) {
+                self.stash.give(spent);
+            }
         }
         self.writes -= 1;
         if pending.op.body.is_write() {
@@ -226,6 +246,7 @@ impl<C> Proactor<C> {
     fn finish_read(&mut self, turn: &mut Turn<'_>, n: usize, stored: Stored) -> Tried {
         turn.budget.moved(n);
         turn.budget.ops = turn.budget.ops.saturating_sub(1);
+        self.outbox.filling().bytes += n;
         if let Some(pending) = self.ops.pop(&mut turn.session.state.read) {
             self.complete(pending.op.conn, pending.op.context, stored);
         }

@@ -28,13 +28,22 @@ pub(crate) struct Outbox<C> {
     /// The last batch, the one with the end in it, is the consumer's.
     ended: bool,
     cap: usize,
+    cap_bytes: usize,
     credit: usize,
     counters: Arc<Counters>,
 }
 
 impl<C> Outbox<C> {
     pub(crate) const fn new(way: Way<C>, limits: &Limits, counters: Arc<Counters>) -> Self {
-        Self { way, in_cell: 0, ended: false, cap: limits.batch, credit: limits.listen_credit, counters }
+        Self {
+            way,
+            in_cell: 0,
+            ended: false,
+            cap: limits.batch,
+            cap_bytes: limits.batch_bytes,
+            credit: limits.listen_credit,
+            counters,
+        }
     }
 
     #[inline]
@@ -48,7 +57,9 @@ impl<C> Outbox<C> {
     /// No place for another completion, now.
     #[inline]
     pub(crate) fn is_full(&mut self) -> bool {
-        self.filling().len() >= self.cap && !self.hand_over()
+        let (cap, cap_bytes) = (self.cap, self.cap_bytes);
+        let filling = self.filling();
+        (filling.len() >= cap || filling.bytes >= cap_bytes) && !self.hand_over()
     }
 
     /// May one more connection be accepted? If not, the take that makes it so raises the gate.

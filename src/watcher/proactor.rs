@@ -208,21 +208,33 @@ impl<C> Proactor<C> {
         let Some(session) = core.sessions.get_mut(key).filter(|session| !session.has(Flags::CLOSING)) else {
             return self.fail_new(op, OpError::Closed);
         };
-        let ready = if op.body.is_write() {
+        let step = if op.body.is_write() {
             let first = session.state.write.is_empty();
             self.writes += 1;
             self.ops.push(&mut session.state.write, op);
-            first && session.writable()
+            if !first || !session.writable() {
+                return;
+            }
+            // Before those on the ready list: it produces nothing that they wait for, and gives back what it holds.
+            if self.outbox.is_full() {
+                Step::Again
+            } else {
+                self.write_session(key, session, &mut core.timers, others_wait)
+            }
         } else {
             let first = session.state.read.is_empty();
             self.ops.push(&mut session.state.read, op);
-            first && session.readable()
+            if !first || !session.readable() {
+                return;
+            }
+            // Not while others wait for their turn (G8), nor while the batch has no place for the outcome.
+            if others_wait || self.outbox.is_full() {
+                Step::Again
+            } else {
+                self.step_session(key, session, &mut core.timers)
+            }
         };
-        if !ready {
-            return;
-        }
-        // Not while others wait their turn (G8), nor while the batch has no place for the outcome.
-        if others_wait || self.outbox.is_full() || self.step_session(key, session, &mut core.timers) != Step::Idle {
+        if step != Step::Idle {
             core.enqueue(key);
         }
     }

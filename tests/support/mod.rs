@@ -19,9 +19,18 @@ use gaio::{
 /// Longest life of a test. One that hangs is aborted, with its name.
 const WATCHDOG: Duration = Duration::from_secs(60);
 
-/// Descriptors of this process.
+/// Descriptors of this process, as soon as their number stands: when the harness starts the next test's thread, one more
+/// may be open for a moment.
 pub(crate) fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
+    let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let (mut last, mut same) = (count(), 0);
+    while same < 3 {
+        thread::sleep(Duration::from_millis(1));
+        let now = count();
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+    }
+    last
 }
 
 /// The frame of every test: one at a time within a binary (descriptors are counted per process), none longer than the
