@@ -120,10 +120,9 @@ impl<C> Proactor<C> {
         // A slot that is reserved but not published ends the drain: its producer raises the gate when it is done.
         while let Pop::Item(submission) = self.ring.pop_before(self.seen) {
             popped = true;
-            if matches!(&submission, Submission::Op(op) if op.conn.token() == Token::Unregistered) {
-                if !mutant("registered_late") {
-                    self.register_local(core);
-                }
+            let unknown = matches!(&submission, Submission::Op(op) if op.conn.token() == Token::Unregistered);
+            if unknown && !mutant("registered_late") {
+                self.register_local(core);
             }
             self.take_up(core, submission);
         }
