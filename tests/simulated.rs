@@ -540,7 +540,7 @@ fn pooled_reads_without_room_wait_for_the_next_batch_and_lose_nothing() {
 
 #[test]
 fn nothing_is_left_when_the_watcher_is_gone() {
-    let mut desk = desk();
+    let desk = desk();
     let (conn, peer) = desk.conn();
     let (socket, _) = desk.world.listener();
     let listener = desk.submitter.listen(socket).unwrap();
