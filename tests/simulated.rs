@@ -63,12 +63,12 @@ fn failed(half: Half, transferred: usize, error: &OpError) -> Got {
 }
 
 impl Desk {
-    fn conn(&mut self) -> (Conn<u32>, Peer) {
+    fn conn(&self) -> (Conn<u32>, Peer) {
         let (socket, peer) = self.world.pair();
         (self.submitter.delegate(socket).unwrap(), peer)
     }
 
-    fn unix_conn(&mut self) -> (Conn<u32>, Peer) {
+    fn unix_conn(&self) -> (Conn<u32>, Peer) {
         let (socket, peer) = self.world.unix_pair();
         (self.submitter.delegate(socket).unwrap(), peer)
     }
@@ -453,7 +453,7 @@ fn a_number_that_is_used_again_is_another_connection() {
     let mut number = None;
     for round in 0..300 {
         let (socket, peer) = desk.world.pair();
-        assert_eq!(*number.get_or_insert(socket.number()), socket.number(), "the lowest that is free");
+        assert_eq!(*number.get_or_insert_with(|| socket.number()), socket.number(), "the lowest that is free");
         let conn = desk.submitter.delegate(socket).unwrap();
         conn.read_pooled().submit_with(1).unwrap();
         for old in stale.iter().rev().take(3) {
@@ -540,7 +540,7 @@ fn pooled_reads_without_room_wait_for_the_next_batch_and_lose_nothing() {
 
 #[test]
 fn nothing_is_left_when_the_watcher_is_gone() {
-    let mut desk = desk();
+    let desk = desk();
     let (conn, peer) = desk.conn();
     let (socket, _) = desk.world.listener();
     let listener = desk.submitter.listen(socket).unwrap();

@@ -132,13 +132,17 @@ impl Pool {
 
     /// `None`: somebody is inside, and stays.
     fn try_with<R>(&self, access: impl FnOnce(&mut Shelves) -> R) -> Option<R> {
-        for _ in 1..TRIES {
+        let mut left = TRIES;
+        loop {
             if let Ok(mut shelves) = self.shelves.try_lock() {
                 return Some(access(&mut shelves));
             }
+            left -= 1;
+            if left == 0 {
+                return None;
+            }
             std::hint::spin_loop();
         }
-        self.shelves.try_lock().ok().map(|mut shelves| access(&mut shelves))
     }
 
     const fn size(&self, class: Class) -> usize {

@@ -240,8 +240,8 @@ fn start<C: Send + 'static>(
 fn run<C>(mut event_loop: EventLoop<Proactor<C>>) {
     let shared = event_loop.face.shared.clone();
     shared.local.bind();
-    // A panic can only come from user code: the `Drop` of a context or buffer. What was in hand is lost with it; all
-    // else is completed as failed, in order, and the watcher is told.
+    // A panic can only come from user code: the `Drop` of a context or buffer. Everything that was accepted is
+    // completed as failed, and the watcher is told.
     let unharmed = |event_loop: &mut EventLoop<Proactor<C>>| {
         if cfg!(loom) {
             // In a model a panic is a finding, also one of loom's own: it must not be taken for the user's.

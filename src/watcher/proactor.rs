@@ -13,7 +13,8 @@
 //! Whatever happens to an operation, `complete` is called exactly once with its handle, context and buffer (I1):
 //! an operation is a value that is moved from the ring to the queue to the batch, and there is no other way out.
 //!
-//! Model: loom-tests/lifecycle.rs. Mutant that must fail: `returns_overlooked`.
+//! Models: loom-tests/turn.rs, loom-tests/lifecycle.rs. Mutants that must fail: `returns_overlooked`,
+//! `registered_late`, `local_overtakes`.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -124,10 +125,12 @@ impl<C> Proactor<C> {
         let seen = self.ring.tail();
         let mut popped = false;
         loop {
-            while self.local.front().is_some_and(|local| self.ring.has_passed(local.after)) {
-                if let Some(local) = self.local.pop_front() {
-                    self.take_up(core, local.submission);
+            while let Some(local) = self.local.pop_front() {
+                if !self.ring.has_passed(local.after) || mutant("registered_late") {
+                    self.local.push_front(local);
+                    break;
                 }
+                self.take_up(core, local.submission);
             }
             let Pop::Item(submission) = self.ring.pop_before(seen) else { break };
             popped = true;
@@ -139,7 +142,7 @@ impl<C> Proactor<C> {
         // A slot that is reserved but not published holds the ring up; its producer raises the gate when it is done.
         // Until then only those wait here that rely on what is in there.
         while let Some(local) = self.local.pop_front() {
-            if local.submission.relies_on_the_ring() {
+            if local.submission.relies_on_the_ring() && !mutant("local_overtakes") {
                 return self.local.push_front(local);
             }
             self.take_up(core, local.submission);

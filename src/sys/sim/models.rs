@@ -1,14 +1,18 @@
 //! Models of the simulated system itself, and the proof that it shows what it is for: a lost wake-up as a deadlock.
 
+#[path = "../../../loom-tests/common/mod.rs"]
+mod common;
+
 use std::io::IoSlice;
 
 use super::*;
 use crate::sync::thread;
+use common::explore;
 
 /// Q: does a wake from another thread end every sleep, whichever comes first?
 #[test]
 fn a_wake_ends_a_sleep_for_ever() {
-    loom::model(|| {
+    explore("sim a_wake_ends_a_sleep_for_ever", None, 5, || {
         let world = World::enter();
         let mut selector = Selector::new().unwrap();
         let waker = Waker::new(&selector, 9).unwrap();
@@ -38,10 +42,10 @@ fn a_wake_that_is_not_sent_is_a_deadlock() {
 /// Q: does a drain before the look at the work keep every wake?
 #[test]
 fn a_wake_beside_the_drain_is_not_lost() {
-    loom::model(|| {
+    explore("sim a_wake_beside_the_drain_is_not_lost", None, 300, || {
         let mut selector = Selector::new().unwrap();
         let waker = std::sync::Arc::new(Waker::new(&selector, 9).unwrap());
-        let work = std::sync::Arc::new(crate::sync::AtomicU32::new(0));
+        let work = std::sync::Arc::new(crate::sync::AtomicU64::new(0));
         let (remote, done) = (waker.clone(), work.clone());
         let other = thread::spawn(move || {
             for _ in 0..2 {
@@ -61,7 +65,7 @@ fn a_wake_beside_the_drain_is_not_lost() {
 /// Q: does a loop that reads to EAGAIN before it sleeps miss nothing, with every attempt answered EAGAIN at first?
 #[test]
 fn an_echo_gets_through_though_everything_is_pending_first() {
-    loom::model(|| {
+    explore("sim an_echo_gets_through_though_everything_is_pending_first", None, 3_000, || {
         let world = World::enter();
         world.configure(|config| config.pending_first = true);
         let mut selector = Selector::new().unwrap();
@@ -90,7 +94,7 @@ fn an_echo_gets_through_though_everything_is_pending_first() {
 #[test]
 fn a_deadline_beside_an_arrival_goes_both_ways() {
     static SEEN: std::sync::Mutex<[bool; 2]> = std::sync::Mutex::new([false; 2]);
-    loom::model(|| {
+    explore("sim a_deadline_beside_an_arrival_goes_both_ways", None, 10, || {
         let world = World::enter();
         world.configure(|config| config.clock = Clock::Eager);
         let mut selector = Selector::new().unwrap();
