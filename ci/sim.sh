@@ -1,8 +1,6 @@
-#!/bin/sh
-# The tests on the simulated system: those of the crate itself, and tests/simulated.rs. The same every time.
-
-set -eu
+#!/usr/bin/env bash
+# The watcher on the simulated system: what a kernel does rarely, the same every time.
+set -euo pipefail
 cd "$(dirname "$0")/.."
-export RUSTFLAGS="${RUSTFLAGS:-} --cfg gaio_sim"
-export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target/sim}"
-exec cargo test --lib --test simulated "$@"
+
+RUSTFLAGS='--cfg gaio_sim' CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/sim" cargo test --lib --test simulated
