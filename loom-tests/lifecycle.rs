@@ -35,6 +35,7 @@
 #![cfg(loom)]
 
 mod common;
+#[path = "common/real.rs"]
 mod real;
 
 use std::io::ErrorKind;

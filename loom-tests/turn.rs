@@ -34,6 +34,7 @@
 #![cfg(loom)]
 
 mod common;
+#[path = "common/real.rs"]
 mod real;
 
 use std::time::Duration;
