@@ -38,7 +38,7 @@ use crate::watcher::op::{Local, Submission};
 use crate::watcher::outbox::Outbox;
 use crate::watcher::outcome::{Failure, Half};
 use crate::watcher::queue::{Operation, Ops, Pending, Queues};
-use crate::watcher::shared::Shared;
+use crate::watcher::shared::{LOCAL, Shared};
 
 pub(crate) type Core = event_loop::Core<Queues, ListenerTag>;
 
@@ -65,7 +65,7 @@ impl<C> Proactor<C> {
     pub(crate) fn new(shared: Arc<Shared<C>>, ring: Consumer<Submission<C>>, outbox: Outbox<C>) -> Self {
         Self {
             ring,
-            local: VecDeque::with_capacity(shared.limits.batch),
+            local: VecDeque::with_capacity(LOCAL),
             ops: Ops::new(),
             outbox,
             stash: Stash::new(shared.pool.clone()),

@@ -82,6 +82,9 @@ impl InFlight {
     }
 }
 
+/// Places of the local queue at first: what one turn of an embedded loop submits. It grows if that is more.
+pub(crate) const LOCAL: usize = 1_024;
+
 /// Where submitters park while the ring is full.
 ///
 /// One word, read-modify-writes only: a submitter that sets WAITING and then still finds the ring full has been seen
@@ -151,7 +154,7 @@ impl<C> Shared<C> {
             sessions: AtomicUsize::new(0),
             listeners: AtomicU64::new(0),
             closing: AtomicBool::new(false),
-            local: ThreadBound::new(VecDeque::with_capacity(limits.batch)),
+            local: ThreadBound::new(VecDeque::with_capacity(LOCAL)),
             returns: Returns::new(),
             in_flight: InFlight(AtomicU64::new(0)),
             pool: Arc::new(Pool::new(limits.read_cap)),
