@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use crate::error::WaitError;
+use crate::watcher::aligned::{Aligned, LINE};
 use crate::watcher::outcome::{Event, Failure, ListenerId, Outcome, Payload};
 use crate::watcher::shared::Shared;
 use crate::watcher::{Conn, Lease};
@@ -35,7 +36,7 @@ pub(crate) enum Item<C> {
 /// Memory for pooled reads. Zeroed once, by the allocator; pages never read into are never touched.
 #[derive(Debug)]
 pub(crate) struct Arena {
-    memory: Box<[u8]>,
+    memory: Aligned,
     used: usize,
 }
 
@@ -59,8 +60,8 @@ impl Arena {
     #[inline]
     pub(crate) fn keep(&mut self, n: usize) -> Stored {
         let at = self.used;
-        self.used += n;
-        debug_assert!(self.used <= self.memory.len());
+        // The next read begins at a line again.
+        self.used = (self.used + n).next_multiple_of(LINE).min(self.memory.len());
         #[expect(clippy::cast_possible_truncation, reason = "Limits bounds the arena to 2^30")]
         Stored::Pooled { at: at as u32, len: n as u32 }
     }
@@ -83,7 +84,7 @@ pub(crate) struct Buffer<C> {
 impl<C> Buffer<C> {
     /// Room for a full batch and the step that filled it; more only grows it once.
     pub(crate) fn new(batch: usize, step: usize, arena: usize) -> Self {
-        let arena = Arena { memory: vec![0; arena].into_boxed_slice(), used: 0 };
+        let arena = Arena { memory: Aligned::new(arena), used: 0 };
         Self { items: VecDeque::with_capacity(batch + step), arena, ops: 0, accepted: 0, bytes: 0, end: None }
     }
 

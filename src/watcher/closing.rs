@@ -110,8 +110,7 @@ impl<C> Proactor<C> {
                 return Step::Idle;
             }
             let mut sink = self.stash.draw(Class::Small);
-            let (bytes, verb) = session.recv_vec(std::mem::take(sink.space()));
-            *sink.space() = bytes;
+            let verb = session.recv_slice(sink.space());
             self.stash.give(sink);
             match verb {
                 Verb::Moved(n) => {

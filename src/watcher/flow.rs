@@ -289,15 +289,14 @@ impl<C> Proactor<C> {
     fn read_leased(&mut self, turn: &mut Turn<'_>) -> Tried {
         let class = if turn.session.has(Flags::BULK) { Class::Large } else { Class::Small };
         let mut lease = self.stash.draw(class);
-        let (bytes, verb) = turn.session.recv_vec(std::mem::take(lease.space()));
-        let full = bytes.len() == bytes.capacity();
-        *lease.space() = bytes;
+        let verb = turn.session.recv_slice(lease.space());
         let Verb::Moved(n) = verb else {
             self.stash.give(lease);
             return self.not_bytes(turn, verb);
         };
         // Whoever fills a small buffer gets large ones, until one comes back with little in it.
-        if full {
+        lease.keep(n);
+        if n == lease.space().len() {
             turn.session.set(Flags::BULK);
         } else if n < SMALL {
             turn.session.clear(Flags::BULK);

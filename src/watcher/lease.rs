@@ -11,6 +11,7 @@
 use std::ops::{Deref, DerefMut};
 
 use crate::sync::{Arc, Mutex};
+use crate::watcher::aligned::Aligned;
 
 /// Capacity of a small lease; a connection whose reads fill it gets large ones.
 pub(crate) const SMALL: usize = 16 << 10;
@@ -54,41 +55,58 @@ pub(crate) enum Class {
 /// # Ok(()) }
 /// ```
 pub struct Lease {
-    bytes: Vec<u8>,
+    memory: Aligned,
+    len: usize,
     home: Arc<Pool>,
 }
 
 impl Lease {
+    const fn new(memory: Aligned, home: Arc<Pool>) -> Self {
+        Self { memory, len: 0, home }
+    }
+
     /// Shortens it to `len` bytes; does nothing if it is shorter.
     pub fn truncate(&mut self, len: usize) {
-        self.bytes.truncate(len);
+        self.keep(len.min(self.len));
     }
 
     /// Replaces the content by `bytes`. Allocates if they do not fit; a buffer that grew is not kept by the pool.
     pub fn replace(&mut self, bytes: &[u8]) {
-        self.bytes.clear();
-        self.bytes.extend_from_slice(bytes);
+        if bytes.len() > self.memory.len() {
+            self.memory = Aligned::new(bytes.len());
+        }
+        self.memory[..bytes.len()].copy_from_slice(bytes);
+        self.keep(bytes.len());
     }
 
-    pub(crate) fn space(&mut self) -> &mut Vec<u8> {
-        &mut self.bytes
+    /// The memory to receive into.
+    #[inline]
+    pub(crate) fn space(&mut self) -> &mut [u8] {
+        &mut self.memory
+    }
+
+    /// The first `len` bytes of the memory are the content.
+    #[inline]
+    pub(crate) const fn keep(&mut self, len: usize) {
+        self.len = len;
     }
 
     fn class(&self, large: usize) -> Option<Class> {
-        Pool::class_of(self.bytes.capacity(), large)
+        Pool::class_of(self.memory.len(), large)
     }
 }
 
 impl Deref for Lease {
     type Target = [u8];
+    #[inline]
     fn deref(&self) -> &[u8] {
-        &self.bytes
+        &self.memory[..self.len]
     }
 }
 
 impl DerefMut for Lease {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
+        &mut self.memory[..self.len]
     }
 }
 
@@ -106,14 +124,14 @@ impl std::fmt::Debug for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.home.give(std::mem::take(&mut self.bytes));
+        self.home.give(std::mem::take(&mut self.memory));
     }
 }
 
 #[derive(Debug)]
 struct Shelves {
-    small: Vec<Vec<u8>>,
-    large: Vec<Vec<u8>>,
+    small: Vec<Aligned>,
+    large: Vec<Aligned>,
 }
 
 /// What every thread can reach: where dropped leases go, and where copies for writing come from.
@@ -162,9 +180,8 @@ impl Pool {
         }
     }
 
-    fn give(&self, mut bytes: Vec<u8>) {
-        let Some(class) = Self::class_of(bytes.capacity(), self.large) else { return };
-        bytes.clear();
+    fn give(&self, memory: Aligned) {
+        let Some(class) = Self::class_of(memory.len(), self.large) else { return };
         // What finds no place is freed outside of the lock.
         let _surplus = self.try_with(|shelves| {
             let (shelf, keep) = match class {
@@ -172,14 +189,14 @@ impl Pool {
                 Class::Large => (&mut shelves.large, KEEP_LARGE),
             };
             if shelf.len() >= keep {
-                return Some(bytes);
+                return Some(memory);
             }
-            shelf.push(bytes);
+            shelf.push(memory);
             None
         });
     }
 
-    fn find(&self, class: Class) -> Option<Vec<u8>> {
+    fn find(&self, class: Class) -> Option<Aligned> {
         self.try_with(|shelves| match class {
             Class::Small => shelves.small.pop(),
             Class::Large => shelves.large.pop(),
@@ -189,18 +206,16 @@ impl Pool {
     /// An empty lease of at least the class's capacity.
     pub(crate) fn draw(pool: &Arc<Self>, class: Class) -> Lease {
         let class = if pool.large <= SMALL { Class::Large } else { class };
-        let bytes = pool.find(class).unwrap_or_else(|| Vec::with_capacity(pool.size(class)));
-        Lease { bytes, home: pool.clone() }
+        let memory = pool.find(class).unwrap_or_else(|| Aligned::new(pool.size(class)));
+        Lease::new(memory, pool.clone())
     }
 
     /// A lease that holds a copy of `bytes`; one that fits no class is allocated to size and not kept.
     pub(crate) fn copy(pool: &Arc<Self>, bytes: &[u8]) -> Lease {
-        if bytes.len() > pool.large.max(SMALL) {
-            return Lease { bytes: bytes.to_vec(), home: pool.clone() };
-        }
         let class = if bytes.len() > SMALL.min(pool.large) { Class::Large } else { Class::Small };
-        let mut lease = Self::draw(pool, class);
-        lease.bytes.extend_from_slice(bytes);
+        let fits = bytes.len() <= pool.large.max(SMALL);
+        let mut lease = if fits { Self::draw(pool, class) } else { Lease::new(Aligned::default(), pool.clone()) };
+        lease.replace(bytes);
         lease
     }
 }
@@ -253,8 +268,7 @@ impl Stash {
     }
 
     #[inline]
-    pub(crate) fn give(&mut self, mut lease: Lease) {
-        lease.bytes.clear();
+    pub(crate) fn give(&mut self, lease: Lease) {
         let class = lease.class(self.pool.large);
         let Some(class) = class else { return };
         let shelf = self.shelf(class);
@@ -269,7 +283,7 @@ impl Stash {
         for shelf in [&mut self.small, &mut self.large] {
             for mut surplus in shelf.free.drain(..shelf.unused.div_ceil(2)) {
                 // Freed, not passed on: the pool would only hand it back.
-                drop(std::mem::take(&mut surplus.bytes));
+                drop(std::mem::take(&mut surplus.memory));
             }
             shelf.unused = shelf.free.len();
         }
@@ -289,7 +303,7 @@ mod tests {
         drop(lease);
         let again = Pool::draw(&pool, Class::Small);
         assert!(again.is_empty());
-        assert_eq!(again.bytes.as_ptr(), at);
+        assert_eq!(again.memory.as_ptr(), at);
     }
 
     #[test]
@@ -319,7 +333,7 @@ mod tests {
         let pool = Arc::new(Pool::new(100));
         let mut stash = Stash::new(pool.clone());
         let lease = stash.draw(Class::Small);
-        assert_eq!(lease.bytes.capacity(), 100);
+        assert_eq!(lease.memory.len(), 100);
         drop(lease);
         assert_eq!(pool.shelves.lock().unwrap().large.len(), 1);
     }

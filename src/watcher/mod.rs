@@ -20,6 +20,7 @@ use crate::sync::{Arc, mutant, thread};
 use crate::sys::{self, Selector, Waker};
 
 mod accepting;
+mod aligned;
 mod batch;
 mod closing;
 mod conn;
