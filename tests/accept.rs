@@ -348,3 +348,27 @@ fn enobufs_passes() {
 fn an_error_that_stays_long_is_no_spin() {
     injected("ECONNABORTED", "1..40", "an_error_that_stays_long_is_no_spin");
 }
+
+/// G3: accepted connections inherit the listener's linger, and a close with unsent bytes would block the loop for as
+/// long. It is switched off for each.
+#[test]
+fn a_listener_that_lingers_does_not_make_the_loop_block() {
+    let (mut watcher, submitter) = start(|_| {});
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let an_hour = Some(Duration::from_secs(3_600));
+    rustix::net::sockopt::set_socket_linger(&socket, an_hour).unwrap();
+    let address = socket.local_addr().unwrap();
+    let early = connect(address); // in the queue before the loop has the listener
+    let listener = submitter.listen(socket).unwrap();
+    let late = connect(address);
+    for (conn, _) in accepted(&mut watcher, 2) {
+        // More than the system takes, to a peer that does not read; then the descriptor is closed with it unsent.
+        conn.write(vec![0; 64 << 20]).submit().unwrap();
+        conn.release().submit().unwrap();
+        let mut closed = false;
+        while !closed {
+            closed = batch(&mut watcher).any(|event| matches!(event, Event::Done { outcome: Outcome::Closed, .. }));
+        }
+    }
+    drop((early, late, listener));
+}

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, fstat};
@@ -25,19 +26,29 @@ pub(crate) fn adopt(socket: &Socket) -> Result<Inspected, Errno> {
         return Ok(Inspected { kind, linger: None, peer });
     }
     make_fit(socket)?;
-    let linger = sockopt::socket_linger(socket)?.filter(|time| !time.is_zero());
+    let linger = positive_linger(socket)?;
     if linger.is_some() {
-        // A close with time to linger blocks, and O_NONBLOCK does not help: the loop would stand still with it.
-        sockopt::set_socket_linger(socket, None)?;
+        linger_off(socket)?;
     }
     Ok(Inspected { kind, linger, peer })
 }
 
-/// Looks at a socket that is to be listened on, and makes it fit for that. Any other kind is left alone.
+fn positive_linger(socket: &Socket) -> Result<Option<Duration>, Errno> {
+    Ok(sockopt::socket_linger(socket)?.filter(|time| !time.is_zero()))
+}
+
+/// A close with time to linger blocks, and O_NONBLOCK does not help: the loop would stand still with it.
+pub(crate) fn linger_off(socket: &Socket) -> Result<(), Errno> {
+    sockopt::set_socket_linger(socket, None)
+}
+
+/// Looks at a socket that is to be listened on, and makes it fit for that. Any other kind is left alone. A positive
+/// linger is told and stays: connections inherit it, those that wait in the queue already, too.
 pub(crate) fn adopt_listener(socket: &Socket) -> Result<Inspected, Errno> {
     let (kind, peer) = inspect(socket)?;
     if matches!(kind, Kind::TcpListener | Kind::UnixListener) {
         make_fit(socket)?;
+        return Ok(Inspected { kind, linger: positive_linger(socket)?, peer });
     }
     Ok(Inspected { kind, linger: None, peer })
 }

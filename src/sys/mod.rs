@@ -36,7 +36,11 @@
 //!
 //! The first two are facts about Linux, and tests in `net.rs` hold it to them; the simulated system obeys the same.
 
-#![allow(dead_code, unused_imports, reason = "the event loop that calls this is merged later")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "the contract is whole on every backend, also where the loop does not need all of it"
+)]
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -68,7 +72,7 @@ use sim as backend;
 
 #[cfg(not(any(loom, gaio_sim)))]
 mod backend {
-    pub(crate) use super::adopt::{adopt, adopt_listener};
+    pub(crate) use super::adopt::{adopt, adopt_listener, linger_off};
     pub(crate) use super::affinity::pin_current_thread;
     pub use super::epoll::Socket;
     pub(crate) use super::epoll::{Selector, carry, now};
@@ -84,7 +88,7 @@ mod backend {
 
 pub use backend::Socket;
 pub(crate) use backend::{
-    Reserve, Selector, Waker, accept, adopt, adopt_listener, carry, local_addr, now, peek, peer_addr,
+    Reserve, Selector, Waker, accept, adopt, adopt_listener, carry, linger_off, local_addr, now, peek, peer_addr,
     pin_current_thread, recv_slice, recv_vec, reset_on_close, send, shutdown_write,
 };
 

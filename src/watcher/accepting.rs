@@ -23,19 +23,20 @@ pub(crate) struct ListenerTag {
     flag: ListenerFlag,
     /// The local address of what it accepts, unless it listens on all: then each connection is asked.
     address: Option<SocketAddr>,
+    /// A positive SO_LINGER in seconds, which what it accepts inherits. 0: none.
+    linger: u16,
+}
+
+impl ListenerTag {
+    pub(crate) const fn new(id: ListenerId, flag: ListenerFlag, linger: u16) -> Self {
+        Self { id, flag, address: None, linger }
+    }
 }
 
 impl<C> Proactor<C> {
-    pub(crate) fn add_listener(
-        &mut self,
-        core: &mut Core,
-        socket: Socket,
-        id: ListenerId,
-        flag: ListenerFlag,
-        unix: bool,
-    ) {
-        let address = sys::local_addr(&socket).filter(|address| !address.ip().is_unspecified());
-        let listening = Listening { socket, phase: Phase::Ready, unix, tag: ListenerTag { id, flag, address } };
+    pub(crate) fn add_listener(&mut self, core: &mut Core, socket: Socket, unix: bool, mut tag: ListenerTag) {
+        tag.address = sys::local_addr(&socket).filter(|address| !address.ip().is_unspecified());
+        let listening = Listening { socket, phase: Phase::Ready, unix, tag };
         if let Err((listening, errno)) = core.add_listener(listening) {
             self.listener_ended(&listening.tag, Some(errno));
         }
@@ -67,13 +68,17 @@ impl<C> Proactor<C> {
     /// Makes an accepted connection a session and an event.
     pub(crate) fn take_in(&mut self, core: &mut Core, index: usize, socket: Socket, peer: Option<SocketAddr>) {
         let Some(Some(listening)) = core.listeners.get(index) else { return };
-        let (listener, unix) = (listening.tag.id, listening.unix);
+        let (listener, linger, unix) = (listening.tag.id, listening.tag.linger, listening.unix);
+        if linger > 0 && sys::linger_off(&socket).is_err() {
+            // The peer has gone already; but not even its close may block.
+            sys::reset_on_close(&socket);
+        }
         if !self.shared.admit() {
             return count(&self.shared.counters.refused);
         }
         let address = listening.tag.address.or_else(|| peer.and_then(|_| sys::local_addr(&socket)));
         let conn = Conn::create(self.shared.clone(), Addresses::new(peer, address));
-        self.register(core, &conn, Session::new(socket, unix, Queues::new(0)));
+        self.register(core, &conn, Session::new(socket, unix, Queues::new(linger)));
         self.outbox.filling().push(Item::Accepted { conn, listener });
     }
 }

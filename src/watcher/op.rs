@@ -161,8 +161,8 @@ impl From<Payload> for Body {
 #[derive(Debug)]
 pub(crate) enum Submission<C> {
     Op(Operation<C>),
-    Delegate { conn: Conn<C>, socket: Socket, linger: Option<Duration>, unix: bool },
-    Listen { socket: Socket, flag: ListenerFlag, id: ListenerId, unix: bool },
+    Delegate { conn: Conn<C>, socket: Socket, linger: u16, unix: bool },
+    Listen { socket: Socket, flag: ListenerFlag, id: ListenerId, linger: u16, unix: bool },
     Post(C),
 }
 
@@ -352,5 +352,17 @@ impl<'c, C, P: Spendable> Op<'c, C, Write<P>> {
     /// Then reads into a lease; a lease that was written goes back to the pool first.
     pub fn then_read_leased(self) -> Op<'c, C> {
         self.linked(Then::ReadLeased)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// With its stamp of eight bytes a slot of the ring is a cache line; a context of 16 bytes makes it 96 at most.
+    #[test]
+    fn a_submission_fits_a_slot() {
+        assert!(size_of::<Submission<()>>() <= 56, "{}", size_of::<Submission<()>>());
+        assert!(size_of::<Submission<[u64; 2]>>() <= 88, "{}", size_of::<Submission<[u64; 2]>>());
     }
 }

@@ -153,11 +153,12 @@ impl<C> Proactor<C> {
         match submission {
             Submission::Op(op) => self.start(core, op),
             Submission::Delegate { conn, socket, linger, unix } => {
-                let linger = linger.map_or(0, |time| u16::try_from(time.as_secs().max(1)).unwrap_or(u16::MAX));
                 self.register(core, &conn, Session::new(socket, unix, Queues::new(linger)));
             }
             Submission::Post(context) => self.outbox.filling().push(Item::Posted(context)),
-            Submission::Listen { socket, flag, id, unix } => self.add_listener(core, socket, id, flag, unix),
+            Submission::Listen { socket, flag, id, linger, unix } => {
+                self.add_listener(core, socket, unix, ListenerTag::new(id, flag, linger));
+            }
         }
     }
 

@@ -90,7 +90,7 @@ impl<C> Submitter<C> {
         }
         let local = if found.peer.is_some() { sys::local_addr(&socket) } else { None };
         let conn = Conn::create(self.0.clone(), Addresses::new(found.peer, local));
-        let submission = Submission::Delegate { conn: conn.clone(), socket, linger: found.linger, unix };
+        let submission = Submission::Delegate { conn: conn.clone(), socket, linger: seconds(found.linger), unix };
         match self.0.submit(submission, Patience::Forever) {
             Ok(()) => Ok(conn),
             Err((kind, Submission::Delegate { socket, .. })) => {
@@ -131,7 +131,8 @@ impl<C> Submitter<C> {
         let address = sys::local_addr(&socket);
         let id = ListenerId(self.0.listeners.fetch_add(1, Ordering::Relaxed));
         let flag = ListenerFlag::new(AtomicBool::new(false));
-        let submission = Submission::Listen { socket, flag: flag.clone(), id, unix };
+        let linger = seconds(found.linger);
+        let submission = Submission::Listen { socket, flag: flag.clone(), id, linger, unix };
         match self.0.submit(submission, Patience::Forever) {
             Ok(()) => Ok(Listener { shared: self.0.clone(), flag, id, address }),
             Err((kind, Submission::Listen { socket, .. })) => fail(not_submitted(kind), socket),
@@ -169,6 +170,11 @@ impl<C> Submitter<C> {
     pub fn counters(&self) -> Snapshot {
         self.0.counters.snapshot(self.0.sessions.load(Ordering::Relaxed) as u64)
     }
+}
+
+/// A positive linger, as sessions keep it: 0 is none.
+fn seconds(linger: Option<Duration>) -> u16 {
+    linger.map_or(0, |time| u16::try_from(time.as_secs().max(1)).unwrap_or(u16::MAX))
 }
 
 const fn not_submitted(kind: SubmitErrorKind) -> DelegateErrorKind {

@@ -47,7 +47,7 @@ pub use world::{Clock, Config, World};
 
 pub(crate) use selector::{Selector, Waker, now};
 pub(crate) use socket::{
-    Reserve, accept, adopt, adopt_listener, listen_tcp, local_addr, peek, peer_addr, recv_slice, recv_vec,
+    Reserve, accept, adopt, adopt_listener, linger_off, listen_tcp, local_addr, peek, peer_addr, recv_slice, recv_vec,
     reset_on_close, send, set_nodelay, shutdown_write,
 };
 pub(crate) use world::carry;
