@@ -136,12 +136,12 @@ pub(crate) fn adopt(socket: &Socket) -> Result<Inspected, Errno> {
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "the contract: a kernel may refuse")]
-#[allow(clippy::unnecessary_wraps, reason = "the contract: a kernel may refuse")]
 pub(crate) fn linger_off(socket: &Socket) -> Result<(), Errno> {
     socket.set_linger(None);
     Ok(())
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "the contract: a kernel may refuse")]
 pub(crate) fn adopt_listener(socket: &Socket) -> Result<Inspected, Errno> {
     let kind = socket.shared.call(|state| match state.object(socket.descriptor) {
         Object::Listener { .. } => Kind::TcpListener,
