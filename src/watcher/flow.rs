@@ -296,7 +296,7 @@ impl<C> Proactor<C> {
         };
         // Whoever fills a small buffer gets large ones, until one comes back with little in it.
         lease.keep(n);
-        if n == lease.space().len() {
+        if n == lease.size() {
             turn.session.set(Flags::BULK);
         } else if n < SMALL {
             turn.session.clear(Flags::BULK);

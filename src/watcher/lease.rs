@@ -72,7 +72,7 @@ impl Lease {
 
     /// Replaces the content by `bytes`. Allocates if they do not fit; a buffer that grew is not kept by the pool.
     pub fn replace(&mut self, bytes: &[u8]) {
-        if bytes.len() > self.memory.len() {
+        if bytes.len() > self.size() {
             self.memory = Aligned::new(bytes.len());
         }
         self.memory[..bytes.len()].copy_from_slice(bytes);
@@ -85,6 +85,18 @@ impl Lease {
         &mut self.memory
     }
 
+    /// How much fits.
+    #[inline]
+    pub(crate) fn size(&self) -> usize {
+        self.memory.size()
+    }
+
+    /// How much is in it. (`len` of the slice would look for where that begins, first.)
+    #[inline]
+    pub(crate) const fn kept(&self) -> usize {
+        self.len
+    }
+
     /// The first `len` bytes of the memory are the content.
     #[inline]
     pub(crate) const fn keep(&mut self, len: usize) {
@@ -92,7 +104,7 @@ impl Lease {
     }
 
     fn class(&self, large: usize) -> Option<Class> {
-        Pool::class_of(self.memory.len(), large)
+        Pool::class_of(self.memory.size(), large)
     }
 }
 
@@ -181,7 +193,7 @@ impl Pool {
     }
 
     fn give(&self, memory: Aligned) {
-        let Some(class) = Self::class_of(memory.len(), self.large) else { return };
+        let Some(class) = Self::class_of(memory.size(), self.large) else { return };
         // What finds no place is freed outside of the lock.
         let _surplus = self.try_with(|shelves| {
             let (shelf, keep) = match class {

@@ -55,6 +55,18 @@ impl Body {
         }
     }
 
+    /// How many bytes there are to write.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::WriteVec(_, bytes) => bytes.len(),
+            Self::WriteBytes(_, bytes) => bytes.len(),
+            Self::WriteStatic(_, bytes) => bytes.len(),
+            Self::WriteLease(_, lease) => lease.kept(),
+            _ => 0,
+        }
+    }
+
     #[inline]
     pub(crate) const fn is_write(&self) -> bool {
         self.then().is_some()
@@ -139,7 +151,7 @@ impl Body {
                 }
                 bytes.try_reserve_exact(*n).map_err(|_| SubmitErrorKind::TooLarge)?;
             }
-            body if body.is_write() && body.bytes().is_empty() => return Err(SubmitErrorKind::EmptyBuffer),
+            body if body.is_write() && body.len() == 0 => return Err(SubmitErrorKind::EmptyBuffer),
             _ => {}
         }
         Ok(())

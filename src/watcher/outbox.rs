@@ -27,6 +27,8 @@ pub(crate) struct Outbox<C> {
     in_cell: usize,
     /// The last batch, the one with the end in it, is the consumer's.
     ended: bool,
+    /// A consumer that waited was woken since this was last asked.
+    woken: bool,
     cap: usize,
     cap_bytes: usize,
     credit: usize,
@@ -39,6 +41,7 @@ impl<C> Outbox<C> {
             way,
             in_cell: 0,
             ended: false,
+            woken: false,
             cap: limits.batch,
             cap_bytes: limits.batch_bytes,
             credit: limits.listen_credit,
@@ -86,6 +89,7 @@ impl<C> Outbox<C> {
                 publisher.filling().recycle();
                 self.in_cell = accepted;
                 self.ended |= end.is_some();
+                self.woken |= publisher.has_woken();
                 self.counters.batch(ops);
                 true
             }
@@ -109,6 +113,11 @@ impl<C> Outbox<C> {
             self.ended |= end;
             self.counters.batch(ops);
         }
+    }
+
+    /// Was a consumer woken since this was last asked?
+    pub(crate) const fn take_woken(&mut self) -> bool {
+        std::mem::replace(&mut self.woken, false)
     }
 
     /// Was the last batch handed over? Asked of the outbox, since any look for room may have done it.

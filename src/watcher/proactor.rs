@@ -95,7 +95,7 @@ impl<C> Proactor<C> {
         let Pending { op: Operation { conn, context, body }, done, .. } = pending;
         let half = if body.is_write() { Half::Write } else { Half::Read };
         if half == Half::Write {
-            self.written += body.bytes().len() as u64;
+            self.written += body.len() as u64;
         }
         let failure = Failure { error, half, transferred: done, buffer: body.into_payload() };
         self.complete(conn, context, Stored::Failed(Box::new(failure)));
@@ -305,13 +305,14 @@ impl<C> event_loop::Face for Proactor<C> {
         self.outbox.is_full()
     }
 
-    fn publish(&mut self, core: &mut Core) {
+    fn publish(&mut self, core: &mut Core) -> bool {
         self.advance_ending(core);
         self.shared.in_flight.written(std::mem::take(&mut self.written));
         self.outbox.publish();
         if self.ending == Ending::Last && self.outbox.has_ended() {
             self.ending = Ending::Gone;
         }
+        self.outbox.take_woken()
     }
 
     fn busy(&mut self) -> bool {
