@@ -118,7 +118,8 @@ impl Settings {
             Outcome::Leased(lease) => conn.write(lease).submit(),
             Outcome::Wrote(Payload::Vec(bytes)) => conn.read(bytes).submit(),
             Outcome::Wrote(_) => self.read(&conn),
-            Outcome::Eof(_) | Outcome::Failed(_) | Outcome::Closed | Outcome::Readable => Ok(()),
+            Outcome::Eof(_) | Outcome::Failed(_) => Ok(()),
+            Outcome::Readable | Outcome::ShutDown | Outcome::Closed | Outcome::Detached(_) => Ok(()),
         }
     }
 
