@@ -42,6 +42,8 @@ pub(crate) mod listener;
 pub(crate) mod session;
 pub(crate) mod slab;
 pub(crate) mod timers;
+#[cfg_attr(not(test), expect(dead_code, reason = "nothing arms deadlines yet"))]
+pub(crate) mod wheel;
 
 use counters::{Counters, count};
 use listener::{Accept, Listening, Phase, Shortage};
