@@ -148,6 +148,20 @@ impl<C> Proactor<C> {
         Step::Again
     }
 
+    /// Takes in, once, what lies unread at a session that is about to be closed without more ado: a close on top of it
+    /// would be a reset, and the peer might lose the tail of what was sent.
+    pub(crate) fn spare_the_tail(&mut self, core: &mut Core, key: Key) {
+        let Some(session) = core.sessions.get_mut(key) else { return };
+        let mut left = core.limits.close_drain;
+        while left > 0 && session.readable() && !session.has(Flags::BROKEN) {
+            let mut sink = self.stash.draw(Class::Small);
+            let verb = session.recv_slice(sink.space());
+            self.stash.give(sink);
+            let Verb::Moved(n) = verb else { return };
+            left = left.saturating_sub(n);
+        }
+    }
+
     /// The time of a graceful close is over.
     pub(crate) fn close_overdue(&mut self, core: &mut Core, key: Key) {
         if let Some((_, armed)) = self.closing.get_mut(&key.token()) {

@@ -50,6 +50,9 @@ impl<C> Proactor<C> {
         let all_in = (self.ring.is_finished() || mutant("ended_early")) && self.local.is_empty();
         let nothing_to_write = self.writes == 0 && self.closing.is_empty();
         if all_in && (nothing_to_write || sys::now() >= until) {
+            for key in core.sessions.keys() {
+                self.spare_the_tail(core, key);
+            }
             self.abort_all(core, |_| OpError::Aborted);
             self.finish(WaitError::Closed);
         }
