@@ -31,6 +31,7 @@ mod lease;
 mod op;
 mod outbox;
 mod outcome;
+mod panics;
 mod proactor;
 mod queue;
 mod shared;
@@ -47,6 +48,7 @@ pub use submitter::{Listener, Submitter};
 use batch::Buffer;
 use event_loop::counters::Counters;
 use outbox::{Outbox, Way};
+use panics::Panics;
 use proactor::Proactor;
 use shared::Shared;
 
@@ -204,8 +206,9 @@ impl<C: Send + 'static> Drop for Watcher<C> {
     fn drop(&mut self) {
         self.shared.shut_down(Duration::ZERO);
         // The loop ends when its last batch is taken.
+        let panics = Panics::default();
         while let Ok(batch) = self.wait() {
-            batch.for_each(drop);
+            panics.discard(batch);
         }
         if self.shared.local.is_here() {
             return; // Dropped by its own loop: that one is on its way out already.
@@ -213,6 +216,7 @@ impl<C: Send + 'static> Drop for Watcher<C> {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+        panics.pass_on();
     }
 }
 
