@@ -102,18 +102,16 @@ impl<C> Proactor<C> {
             self.detach(core, key);
             return Step::Idle;
         }
-        let over = session.has(Flags::BROKEN) || session.has(Flags::RESET) || session.has(Flags::EOF);
-        if over {
-            // Nothing more will come: the close itself is the end of our side.
+        let mut over = session.has(Flags::BROKEN) || session.has(Flags::RESET);
+        if !over && !session.has(Flags::SHUT) {
+            session.set(Flags::SHUT);
+            // Even if the peer has ended: where a child has a duplicate, the close alone would not tell it of our end.
+            over = sys::shutdown_write(&session.socket).is_err();
+        }
+        if over || session.has(Flags::EOF) {
+            // Nothing more will come.
             self.end_session(core, key, |_| OpError::Released);
             return Step::Idle;
-        }
-        if !session.has(Flags::SHUT) {
-            session.set(Flags::SHUT);
-            if sys::shutdown_write(&session.socket).is_err() {
-                self.end_session(core, key, |_| OpError::Released);
-                return Step::Idle;
-            }
         }
         self.drain_input(core, key)
     }

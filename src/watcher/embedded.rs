@@ -11,6 +11,7 @@ use crate::sync::Arc;
 use crate::sys;
 use crate::watcher::batch::Batch;
 use crate::watcher::outbox::Way;
+use crate::watcher::panics::Panics;
 use crate::watcher::proactor::Proactor;
 use crate::watcher::shared::{Shared, nanos};
 use crate::watcher::submitter::Submitter;
@@ -138,10 +139,10 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
 impl<C: Send + 'static> Drop for EmbeddedWatcher<C> {
     fn drop(&mut self) {
         self.shared.shut_down(Duration::ZERO);
-        while let Ok(batch) = self.turn(None) {
-            batch.for_each(drop);
-        }
+        let panics = Panics::default();
+        while panics.put_off(|| self.turn(None).map(|batch| panics.discard(batch)).is_ok()) != Some(false) {}
         self.shared.local.unbind();
+        panics.pass_on();
     }
 }
 

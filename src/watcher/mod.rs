@@ -37,6 +37,7 @@ mod link;
 mod op;
 mod outbox;
 mod outcome;
+mod panics;
 mod proactor;
 mod queue;
 mod shared;
@@ -54,6 +55,7 @@ pub use submitter::{Listener, Submitter};
 use batch::Buffer;
 use event_loop::counters::Counters;
 use outbox::{Outbox, Way};
+use panics::Panics;
 use proactor::Proactor;
 use shared::Shared;
 
@@ -211,8 +213,9 @@ impl<C: Send + 'static> Drop for Watcher<C> {
     fn drop(&mut self) {
         self.shared.shut_down(Duration::ZERO);
         // The loop ends when its last batch is taken.
+        let panics = Panics::default();
         while let Ok(batch) = self.wait() {
-            batch.for_each(drop);
+            panics.discard(batch);
         }
         if self.shared.local.is_here() {
             return; // Dropped by its own loop: that one is on its way out already.
@@ -220,6 +223,7 @@ impl<C: Send + 'static> Drop for Watcher<C> {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+        panics.pass_on();
     }
 }
 
@@ -250,29 +254,33 @@ fn run<C>(mut event_loop: EventLoop<Proactor<C>>) {
     shared.local.bind();
     // A panic can only come from user code: the `Drop` of a context or buffer. Everything that was accepted is
     // completed as failed, and the watcher is told.
-    let unharmed = |event_loop: &mut EventLoop<Proactor<C>>| {
+    let unharmed = |event_loop: &mut EventLoop<Proactor<C>>, failed: bool| {
         if cfg!(loom) {
             // In a model a panic is a finding, also one of loom's own: it must not be taken for the user's.
-            return drive(event_loop).is_ok();
+            return drive(event_loop, failed).is_ok();
         }
-        let driven = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drive(event_loop)));
+        let driven = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drive(event_loop, failed)));
         matches!(driven, Ok(Ok(())))
     };
-    if !unharmed(&mut event_loop) {
+    if !unharmed(&mut event_loop, false) {
         event_loop.face.fail_all(&mut event_loop.core);
-        unharmed(&mut event_loop);
+        unharmed(&mut event_loop, true);
     }
     shared.local.unbind();
 }
 
 /// Turns until the loop has ended and its last batch is taken.
-fn drive<C>(event_loop: &mut EventLoop<Proactor<C>>) -> io::Result<()> {
+fn drive<C>(event_loop: &mut EventLoop<Proactor<C>>, failed: bool) -> io::Result<()> {
     let mut skipped = false;
     while !event_loop.face.is_gone() {
         // Raised in the last turn: the submissions are there, and the selector can wait for one turn, not for two.
         skipped = event_loop.owed() && !skipped;
         if !skipped {
-            event_loop.park(None)?;
+            match event_loop.park(None) {
+                // All that is left is the last batch: without a selector, room for it is looked for now and then.
+                Err(_) if failed => std::thread::sleep(Duration::from_millis(1)),
+                parked => parked?,
+            }
         }
         event_loop.pass();
     }
