@@ -39,6 +39,7 @@ use crate::sys::{self, Errno, Readiness, Selector, Socket};
 
 pub(crate) mod arena;
 pub(crate) mod counters;
+pub(crate) mod inbox;
 pub(crate) mod listener;
 pub(crate) mod session;
 pub(crate) mod slab;

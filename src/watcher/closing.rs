@@ -17,6 +17,7 @@ use bytes::Bytes;
 use crate::error::OpError;
 use crate::event_loop::Step;
 use crate::event_loop::counters::count;
+use crate::event_loop::inbox::nanos;
 use crate::event_loop::session::{Flags, Session, Verb};
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Armed, Timer};
@@ -28,7 +29,6 @@ use crate::watcher::op::Operation;
 use crate::watcher::outcome::Detached;
 use crate::watcher::proactor::{Core, Proactor};
 use crate::watcher::queue::{Pending, Queues};
-use crate::watcher::shared::nanos;
 
 /// Reads of input to be thrown away, per step.
 const DRAINS_PER_STEP: usize = 4;

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use crate::error::{SubmitError, SubmitErrorKind};
+use crate::event_loop::inbox::Patience;
 use crate::handoff::Handle;
 use crate::sync::Arc;
 use crate::watcher::body::{Body, Then};
@@ -17,7 +18,7 @@ use crate::watcher::bounds::Bounds;
 use crate::watcher::link::{Addresses, Link, Token};
 use crate::watcher::op::{Op, OpId, Operation, Single, Submission, Write};
 use crate::watcher::outcome::Payload;
-use crate::watcher::shared::{Patience, Shared};
+use crate::watcher::shared::Shared;
 
 /// A handle to a delegated connection: `Send`, `Sync`, cheap to clone.
 ///
@@ -96,7 +97,10 @@ impl<C> Conn<C> {
             return Err(too_many(context, body));
         }
         let submission = Submission::Op(Operation { conn, context, body, bounds });
-        shared.submit(submission, patience).map_err(|(kind, submission)| shared.take_back(bytes, kind, submission))
+        shared
+            .inbox
+            .submit(submission, patience)
+            .map_err(|(kind, submission)| shared.take_back(bytes, kind, submission))
     }
 
     /// The peer's address, as it was at delegation; none for Unix sockets. Cost: none, it was kept.
@@ -210,7 +214,7 @@ impl<C> Conn<C> {
     /// `Closed`, and on the thread of another loop `Full`.
     pub fn cancel(&self, id: OpId) -> Result<(), SubmitErrorKind> {
         let cancel = Submission::Cancel { conn: self.clone(), name: id.0 };
-        self.0.shared.submit(cancel, Patience::Forever).map_err(|(kind, _)| kind)
+        self.0.shared.inbox.submit(cancel, Patience::Forever).map_err(|(kind, _)| kind)
     }
 
     /// Closes gracefully. Pending reads complete as `Released` at once; queued writes go out; then the sending side

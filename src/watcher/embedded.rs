@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::error::WaitError;
 use crate::event_loop::EventLoop;
+use crate::event_loop::inbox::nanos;
 use crate::limits::Options;
 use crate::sync::Arc;
 use crate::sys;
@@ -13,7 +14,7 @@ use crate::watcher::batch::Batch;
 use crate::watcher::outbox::Way;
 use crate::watcher::panics::Panics;
 use crate::watcher::proactor::Proactor;
-use crate::watcher::shared::{Shared, nanos};
+use crate::watcher::shared::Shared;
 use crate::watcher::submitter::Submitter;
 use crate::watcher::{Parts, assemble, buffer, checked};
 
@@ -73,7 +74,7 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
             sys::pin_current_thread(cpu)?;
         }
         let Parts { shared, event_loop } = assemble(&options, Way::Turn(buffer(&options)))?;
-        shared.local.bind();
+        shared.inbox.local.bind();
         let submitter = Submitter(shared.clone());
         Ok((Self { event_loop, shared, skipped: false, thread: PhantomData }, submitter))
     }
@@ -138,10 +139,10 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
 
 impl<C: Send + 'static> Drop for EmbeddedWatcher<C> {
     fn drop(&mut self) {
-        self.shared.shut_down(Duration::ZERO);
+        self.shared.inbox.shut_down(Duration::ZERO);
         let panics = Panics::default();
         while panics.put_off(|| self.turn(None).map(|batch| panics.discard(batch)).is_ok()) != Some(false) {}
-        self.shared.local.unbind();
+        self.shared.inbox.local.unbind();
         panics.pass_on();
     }
 }

@@ -54,6 +54,7 @@ pub use submitter::{Listener, Submitter};
 
 use batch::Buffer;
 use event_loop::counters::Counters;
+use event_loop::inbox::Inbox;
 use outbox::{Outbox, Way};
 use panics::Panics;
 use proactor::Proactor;
@@ -115,7 +116,7 @@ fn assemble<C>(options: &Options, way: Way<C>) -> io::Result<Parts<C>> {
     let (raiser, keeper) = gate();
     let counters = Arc::new(Counters::default());
     let core = event_loop::Core::new(selector, limits.clone(), counters.clone())?;
-    let shared = Arc::new(Shared::new(limits, producer, raiser, waker, counters));
+    let shared = Arc::new(Shared::new(limits, Inbox::new(producer, raiser, waker, counters.clone()), counters));
     let outbox = Outbox::new(way, &shared.limits, shared.counters.clone());
     let face = Proactor::new(shared.clone(), consumer, outbox);
     Ok(Parts { shared, event_loop: EventLoop::new(core, face, keeper) })
@@ -202,7 +203,7 @@ impl<C: Send + 'static> Watcher<C> {
             let Taken::Batch { more } = take(&mut self.taker) else { return Ok(()) };
             if more && !mutant("residue_unraised") {
                 // The loop keeps a residue that found the cell full.
-                self.shared.raise();
+                self.shared.inbox.raise();
             }
             self.taker.taken().settle(&self.shared);
         }
@@ -211,13 +212,13 @@ impl<C: Send + 'static> Watcher<C> {
 
 impl<C: Send + 'static> Drop for Watcher<C> {
     fn drop(&mut self) {
-        self.shared.shut_down(Duration::ZERO);
+        self.shared.inbox.shut_down(Duration::ZERO);
         // The loop ends when its last batch is taken.
         let panics = Panics::default();
         while let Ok(batch) = self.wait() {
             panics.discard(batch);
         }
-        if self.shared.local.is_here() {
+        if self.shared.inbox.local.is_here() {
             return; // Dropped by its own loop: that one is on its way out already.
         }
         if let Some(thread) = self.thread.take() {
@@ -251,7 +252,7 @@ fn start<C: Send + 'static>(
 /// The body of a loop thread.
 fn run<C>(mut event_loop: EventLoop<Proactor<C>>) {
     let shared = event_loop.face.shared.clone();
-    shared.local.bind();
+    shared.inbox.local.bind();
     // A panic can only come from user code: the `Drop` of a context or buffer. Everything that was accepted is
     // completed as failed, and the watcher is told.
     let unharmed = |event_loop: &mut EventLoop<Proactor<C>>, failed: bool| {
@@ -266,7 +267,7 @@ fn run<C>(mut event_loop: EventLoop<Proactor<C>>) {
         event_loop.face.fail_all(&mut event_loop.core);
         unharmed(&mut event_loop, true);
     }
-    shared.local.unbind();
+    shared.inbox.local.unbind();
 }
 
 /// Turns until the loop has ended and its last batch is taken.

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::error::{SubmitError, SubmitErrorKind};
-use crate::handoff::Position;
+use crate::event_loop::inbox::{Patience, nanos};
 use crate::sys::{self, Socket};
 use crate::watcher::body::{Body, Then};
 use crate::watcher::bounds::Bounds;
 use crate::watcher::link::Token;
 use crate::watcher::outcome::ListenerId;
-use crate::watcher::shared::{ListenerFlag, Patience, nanos};
+use crate::watcher::shared::ListenerFlag;
 use crate::watcher::{Conn, Lease};
 
 /// What was submitted: a handle, the caller's context, a verb with its buffer, and by when.
@@ -79,14 +79,6 @@ pub(crate) enum Submission<C> {
     CancelTimer {
         id: u64,
     },
-}
-
-/// A submission of the loop's own thread, which does not go through the ring.
-#[derive(Debug)]
-pub(crate) struct Local<C> {
-    pub(crate) submission: Submission<C>,
-    /// The ring's tail when it was submitted: what was pushed before goes first, what was pushed after goes later (G2).
-    pub(crate) after: Position,
 }
 
 impl<C> Submission<C> {

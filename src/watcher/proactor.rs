@@ -16,18 +16,19 @@
 //! Models: loom-tests/turn.rs, loom-tests/lifecycle.rs. Mutants that must fail: `returns_overlooked`,
 //! `registered_late`, `local_overtakes`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
 
 use crate::error::OpError;
 use crate::event_loop::counters::count;
+use crate::event_loop::inbox::Intake;
 use crate::event_loop::session::{Flags, Session};
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Armed, Timer, Timers};
 use crate::event_loop::{self, Step};
-use crate::handoff::{Consumer, Pop};
+use crate::handoff::Consumer;
 use crate::sync::{Arc, mutant};
 use crate::sys::{Errno, Socket};
 use crate::watcher::Conn;
@@ -38,19 +39,17 @@ use crate::watcher::body::Body;
 use crate::watcher::ending::Ending;
 use crate::watcher::lease::Stash;
 use crate::watcher::link::Token;
-use crate::watcher::op::{Local, Operation, Submission};
+use crate::watcher::op::{Operation, Submission};
 use crate::watcher::outbox::Outbox;
 use crate::watcher::outcome::{Failure, Half};
 use crate::watcher::queue::{Ops, Pending, Queues};
-use crate::watcher::shared::{LOCAL, Shared};
+use crate::watcher::shared::Shared;
 
 pub(crate) type Core = event_loop::Core<Queues, ListenerTag>;
 
 pub(crate) struct Proactor<C> {
     pub(crate) shared: Arc<Shared<C>>,
-    pub(crate) ring: Consumer<Submission<C>>,
-    /// What this thread has submitted and the ring holds up.
-    pub(crate) local: VecDeque<Local<C>>,
+    pub(crate) intake: Intake<Submission<C>>,
     pub(crate) ops: Ops<C>,
     pub(crate) outbox: Outbox<C>,
     pub(crate) stash: Stash,
@@ -71,8 +70,7 @@ pub(crate) struct Proactor<C> {
 impl<C> Proactor<C> {
     pub(crate) fn new(shared: Arc<Shared<C>>, ring: Consumer<Submission<C>>, outbox: Outbox<C>) -> Self {
         Self {
-            ring,
-            local: VecDeque::with_capacity(LOCAL),
+            intake: Intake::new(ring),
             ops: Ops::new(),
             outbox,
             stash: Stash::new(shared.pool.clone()),
@@ -125,37 +123,11 @@ impl<C> Proactor<C> {
     ///
     /// All that was in the ring when this began is popped (G8): a submitter parked for room would wait for ever.
     fn drain(&mut self, core: &mut Core) {
-        let queue = &mut self.local;
-        self.shared.local.with(
-            |theirs| {
-                if queue.is_empty() { std::mem::swap(queue, theirs) } else { queue.append(theirs) }
-            },
-        );
-        let seen = self.ring.tail();
-        let mut popped = false;
-        loop {
-            while let Some(local) = self.local.pop_front() {
-                if !self.ring.has_passed(local.after) || mutant("registered_late") {
-                    self.local.push_front(local);
-                    break;
-                }
-                self.take_up(core, local.submission);
-            }
-            let Pop::Item(submission) = self.ring.pop_before(seen) else { break };
-            popped = true;
+        self.intake.begin(&self.shared.inbox);
+        while let Some(submission) = self.intake.next(Submission::relies_on_the_ring) {
             self.take_up(core, submission);
         }
-        if popped {
-            self.shared.made_room();
-        }
-        // A slot that is reserved but not published holds the ring up; its producer raises the gate when it is done.
-        // Until then only those wait here that rely on what is in there.
-        while let Some(local) = self.local.pop_front() {
-            if local.submission.relies_on_the_ring() && !mutant("local_overtakes") {
-                return self.local.push_front(local);
-            }
-            self.take_up(core, local.submission);
-        }
+        self.intake.end(&self.shared.inbox);
     }
 
     fn take_up(&mut self, core: &mut Core, submission: Submission<C>) {
@@ -289,7 +261,7 @@ impl<C> event_loop::Face for Proactor<C> {
     type Tag = ListenerTag;
 
     fn woken(&mut self) {
-        self.shared.drain_waker();
+        self.shared.inbox.drain_waker();
     }
 
     fn collect(&mut self, core: &mut Core) {
@@ -358,6 +330,6 @@ impl<C> event_loop::Face for Proactor<C> {
         // Neither handles dropped by this thread within the turn nor its own submissions raise the gate.
         self.can_feed()
             || (!self.shared.returns.is_empty() && !mutant("returns_overlooked"))
-            || self.shared.local.with(|queue| !queue.is_empty()).unwrap_or(false)
+            || self.shared.inbox.has_local()
     }
 }

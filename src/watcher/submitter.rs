@@ -7,13 +7,14 @@ use bytes::Bytes;
 
 use crate::error::{DelegateError, DelegateErrorKind, SubmitError, SubmitErrorKind};
 use crate::event_loop::counters::Snapshot;
+use crate::event_loop::inbox::Patience;
 use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::sys::{self, Kind, Socket};
 use crate::watcher::Conn;
 use crate::watcher::link::Addresses;
 use crate::watcher::op::Submission;
 use crate::watcher::outcome::ListenerId;
-use crate::watcher::shared::{ListenerFlag, Patience, Shared};
+use crate::watcher::shared::{ListenerFlag, Shared};
 
 /// A handle to a bound listener that the loop accepts from; dropping it stops accepting and closes the listener.
 #[must_use = "dropping the handle stops accepting"]
@@ -43,7 +44,7 @@ impl<C> Drop for Listener<C> {
         // Release pairs with the loop's load: it only needs to see that the handle is gone.
         self.flag.store(true, Ordering::Release);
         // On the loop's thread, too: it does not look at the flags of all listeners before it sleeps.
-        self.shared.raise();
+        self.shared.inbox.raise();
     }
 }
 
@@ -119,7 +120,7 @@ impl<C> Submitter<C> {
         let conn = Conn::create(self.0.clone(), Addresses::new(found.peer, local));
         let submission =
             Submission::Delegate { conn: conn.clone(), socket, linger: seconds(found.linger), unix, leftover };
-        match self.0.submit(submission, Patience::Forever) {
+        match self.0.inbox.submit(submission, Patience::Forever) {
             Ok(()) => Ok(conn),
             Err((kind, Submission::Delegate { socket, leftover, .. })) => {
                 self.0.left();
@@ -161,7 +162,7 @@ impl<C> Submitter<C> {
         let flag = ListenerFlag::new(AtomicBool::new(false));
         let linger = seconds(found.linger);
         let submission = Submission::Listen { socket, flag: flag.clone(), id, linger, unix };
-        match self.0.submit(submission, Patience::Forever) {
+        match self.0.inbox.submit(submission, Patience::Forever) {
             Ok(()) => Ok(Listener { shared: self.0.clone(), flag, id, address }),
             Err((kind, Submission::Listen { socket, .. })) => fail(not_submitted(kind), socket),
             Err(_) => unreachable!("a listener was submitted, so a listener was refused"),
@@ -180,7 +181,7 @@ impl<C> Submitter<C> {
     /// on (reads stay pending); then what is left completes as `Aborted`. `wait` hands out all of it, then says
     /// `Closed`. Of several shutdowns the earliest deadline counts.
     pub fn shutdown(&self, grace: Duration) {
-        self.0.shut_down(grace);
+        self.0.inbox.shut_down(grace);
     }
 
     /// Operations in flight: submitted, and their completion not yet handed out. A hint, for choosing among watchers.
