@@ -244,6 +244,8 @@ mod event_loop;
 mod limits;
 mod sync;
 mod sys;
+pub mod testkit;
+mod typed;
 mod watcher;
 
 pub use error::{DelegateError, DelegateErrorKind, OpError, SubmitError, SubmitErrorKind, WaitError};
@@ -252,6 +254,10 @@ pub use limits::{Limits, LimitsError, Options};
 pub use sys::Socket;
 #[cfg(any(loom, gaio_sim))]
 pub use sys::sim;
+pub use typed::{
+    Address, Decode, End, Expect, Hub, Io, LengthField, Next, Protocol, SendError, SendErrorKind, Server,
+    ServerBuilder, SessionLimits, SessionLoop, TimeLimit, Unserved,
+};
 pub use watcher::{
     Batch, Conn, Detached, EmbeddedWatcher, Event, Failure, Half, Lease, Listener, ListenerId, NewTimer, Op, OpId,
     Outcome, Payload, Single, Spendable, Submitter, TimerId, Watcher, Write,

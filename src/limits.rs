@@ -90,6 +90,14 @@ pub struct LimitsError {
     most: u64,
 }
 
+impl LimitsError {
+    /// The first row (name, value, least, most) whose value is outside of its range.
+    pub(crate) fn first(table: &[(&'static str, u64, u64, u64)]) -> Result<(), Self> {
+        let bad = table.iter().find(|(_, value, least, most)| value < least || value > most);
+        bad.map_or(Ok(()), |&(name, value, least, most)| Err(Self { name, value, least, most }))
+    }
+}
+
 impl std::fmt::Display for LimitsError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { name, value, least, most } = self;
@@ -123,8 +131,7 @@ impl Limits {
             ("close_within (ms)", Self::millis(self.close_within), 0, Self::millis(most_close)),
             ("close_drain", self.close_drain as u64, 0, 1 << 25),
         ];
-        let bad = table.into_iter().find(|(_, value, least, most)| value < least || value > most);
-        bad.map_or(Ok(()), |(name, value, least, most)| Err(LimitsError { name, value, least, most }))
+        LimitsError::first(&table)
     }
 
     fn millis(d: Duration) -> u64 {

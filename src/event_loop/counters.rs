@@ -60,6 +60,10 @@ counters! {
     cancels_missed,
     /// Operations and timers whose deadline passed.
     expired,
+    /// Messages to sessions that had ended.
+    undelivered,
+    /// Typed sessions ended by a panic of their own.
+    panics,
     /// Graceful closes that ran out of time, or of patience with the peer's input.
     closed_hard,
 }
@@ -77,6 +81,7 @@ pub(crate) fn count(counter: &AtomicU64) {
     add(counter, 1);
 }
 
-fn add(counter: &AtomicU64, n: u64) {
+/// Counts several. Loop thread only.
+pub(crate) fn add(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Ordering::Relaxed) + n, Ordering::Relaxed);
 }

@@ -70,6 +70,11 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// When it expires, at the earliest.
+    pub(crate) const fn instant(&self) -> u64 {
+        instant_of(self.tick)
+    }
+
     /// Unarmed.
     pub(crate) const UNARMED: Self = Self { tick: 0, next: NIL, prev: NIL };
 }

@@ -97,7 +97,7 @@ use sim as backend;
 #[cfg(not(any(loom, gaio_sim)))]
 mod backend {
     pub(crate) use super::adopt::{adopt, adopt_listener, linger_off};
-    pub(crate) use super::affinity::pin_current_thread;
+    pub(crate) use super::affinity::{allowed_cpus, pin_current_thread};
     pub(crate) use super::connect::{apply_buffers, connect_tcp, connect_unix, connected, so_error};
     pub(crate) use super::datagram::{next_datagram, recv_datagram_slice, recv_datagram_vec};
     pub use super::epoll::Socket;
@@ -114,8 +114,8 @@ mod backend {
 
 pub use backend::Socket;
 pub(crate) use backend::{
-    Reserve, Selector, Waker, accept, adopt, adopt_listener, apply_buffers, carry, connect_tcp, connect_unix,
-    connected, linger_off, listen_tcp, listen_unix, local_addr, next_datagram, now, peek, peer_addr,
+    Reserve, Selector, Waker, accept, adopt, adopt_listener, allowed_cpus, apply_buffers, carry, connect_tcp,
+    connect_unix, connected, linger_off, listen_tcp, listen_unix, local_addr, next_datagram, now, peek, peer_addr,
     pin_current_thread, recv_datagram_slice, recv_datagram_vec, recv_slice, recv_vec, reset_on_close, send,
     set_nodelay, shutdown_write, so_error,
 };

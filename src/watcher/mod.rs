@@ -21,7 +21,7 @@ use crate::sys::{self, Selector, Waker};
 
 mod accepting;
 mod alarm;
-mod aligned;
+pub(crate) mod aligned;
 mod batch;
 mod body;
 mod bounds;
@@ -50,6 +50,7 @@ pub use embedded::EmbeddedWatcher;
 pub use lease::Lease;
 pub use op::{Op, OpId, Single, Spendable, TimerId, Write};
 pub use outcome::{Detached, Event, Failure, Half, ListenerId, Outcome, Payload};
+pub(crate) use submitter::why_not;
 pub use submitter::{Listener, Submitter};
 
 use batch::Buffer;

@@ -308,7 +308,7 @@ impl<C> event_loop::Face for Proactor<C> {
             }
             Timer::Close(token) => self.close_overdue(core, Key::from_token(token)),
             // That a turn was taken is enough, `publish` looks at the clock.
-            Timer::Grace | Timer::Retry(_) | Timer::Accept(_) => {}
+            Timer::Grace | Timer::Retry(_) | Timer::Accept(_) | Timer::Limit(_) => {}
         }
     }
 

@@ -209,7 +209,7 @@ const fn not_submitted(kind: SubmitErrorKind) -> DelegateErrorKind {
     }
 }
 
-const fn why_not(kind: Kind) -> &'static str {
+pub(crate) const fn why_not(kind: Kind) -> &'static str {
     match kind {
         Kind::TcpListener | Kind::UnixListener => "it is a listening socket: give it to `listen`",
         Kind::Datagram => "it is a datagram socket: only streams can be delegated",

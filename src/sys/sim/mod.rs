@@ -69,6 +69,11 @@ pub(crate) use socket::{
 };
 pub(crate) use world::carry;
 
+/// One: simulated threads share it.
+pub(crate) fn allowed_cpus() -> Vec<usize> {
+    vec![0]
+}
+
 /// Does nothing: simulated threads run nowhere in particular.
 #[allow(clippy::unnecessary_wraps, reason = "the contract: a real machine may refuse")]
 pub(crate) fn pin_current_thread(_cpu: usize) -> std::io::Result<()> {
