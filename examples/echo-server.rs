@@ -5,6 +5,7 @@
 //! --mode M            spawned: a loop thread and a thread that waits; embedded: the loop in the caller's thread
 //! --read R            vec: buffers of our own; pooled: bytes of the batch; leased: buffers of the loop's pool
 //! --ops O             linked: write then read in one submission; separate: one after the other
+//! --timeout MS        a deadline on every operation; a connection that misses one is dropped
 //! --watchers N        that many loops, each with a listener of its own on the same port
 //! --pin CPU           pins loop i to CPU + i
 //! ```
@@ -21,8 +22,8 @@ use std::thread;
 use std::time::Duration;
 
 use gaio::{
-    Batch, Conn, EmbeddedWatcher, Event, Options, Outcome, Payload, SubmitError, SubmitErrorKind, Submitter, WaitError,
-    Watcher,
+    Batch, Conn, EmbeddedWatcher, Event, Op, Options, Outcome, Payload, SubmitError, SubmitErrorKind, Submitter,
+    WaitError, Watcher,
 };
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -38,6 +39,7 @@ enum Read {
 struct Settings {
     read: Read,
     linked: bool,
+    timeout: Option<Duration>,
 }
 
 struct Arguments {
@@ -49,14 +51,14 @@ struct Arguments {
 }
 
 const USAGE: &str = "usage: echo-server [--listen ADDR] [--mode spawned|embedded] [--read vec|pooled|leased] \
-                     [--ops linked|separate] [--watchers N] [--pin CPU]";
+                     [--ops linked|separate] [--timeout MS] [--watchers N] [--pin CPU]";
 
 fn understood<T: FromStr<Err: Error>>(flag: &str, value: &str) -> Result<T, String> {
     value.parse().map_err(|error| format!("{flag} {value}: {error}\n{USAGE}"))
 }
 
 fn arguments() -> Result<Arguments, Box<dyn Error>> {
-    let settings = Settings { read: Read::Leased, linked: true };
+    let settings = Settings { read: Read::Leased, linked: true, timeout: None };
     let listen = SocketAddr::from(([127, 0, 0, 1], 7000));
     let mut parsed = Arguments { listen, embedded: false, settings, watchers: 1, pin: None };
     let mut words = std::env::args().skip(1);
@@ -71,6 +73,7 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             ("--read", "leased") => parsed.settings.read = Read::Leased,
             ("--ops", "linked") => parsed.settings.linked = true,
             ("--ops", "separate") => parsed.settings.linked = false,
+            ("--timeout", ms) => parsed.settings.timeout = Some(Duration::from_millis(understood(&flag, ms)?)),
             ("--watchers", n) => parsed.watchers = understood::<usize>(&flag, n)?.max(1),
             ("--pin", cpu) => parsed.pin = Some(understood(&flag, cpu)?),
             _ => return Err(format!("{flag} {value}: not understood\n{USAGE}").into()),
@@ -94,12 +97,18 @@ fn bind(address: SocketAddr, shared: bool) -> std::io::Result<TcpListener> {
 
 impl Settings {
     fn read(self, conn: &Conn) -> Result<(), SubmitError> {
-        match self.read {
+        self.submit(match self.read {
             Read::Vec => conn.read(Vec::with_capacity(64 << 10)),
             Read::Pooled => conn.read_pooled(),
             Read::Leased => conn.read_leased(),
+        })
+    }
+
+    fn submit<K>(self, op: Op<'_, (), K>) -> Result<(), SubmitError> {
+        match self.timeout {
+            Some(time) => op.within(time).submit(),
+            None => op.submit(),
         }
-        .submit()
     }
 
     /// The whole server: what to do with one event. Dropping a connection's last handle closes it gracefully.
@@ -110,15 +119,16 @@ impl Settings {
             _ => return Ok(()),
         };
         match outcome {
-            Outcome::Read(bytes) if self.linked => conn.write(bytes).then_read().submit(),
-            Outcome::Read(bytes) => conn.write(bytes).submit(),
-            Outcome::Pooled(bytes) if self.linked => conn.write_copied(bytes).then_read_pooled().submit(),
-            Outcome::Pooled(bytes) => conn.write_copied(bytes).submit(),
-            Outcome::Leased(lease) if self.linked => conn.write(lease).then_read_leased().submit(),
-            Outcome::Leased(lease) => conn.write(lease).submit(),
-            Outcome::Wrote(Payload::Vec(bytes)) => conn.read(bytes).submit(),
+            Outcome::Read(bytes) if self.linked => self.submit(conn.write(bytes).then_read()),
+            Outcome::Read(bytes) => self.submit(conn.write(bytes)),
+            Outcome::Pooled(bytes) if self.linked => self.submit(conn.write_copied(bytes).then_read_pooled()),
+            Outcome::Pooled(bytes) => self.submit(conn.write_copied(bytes)),
+            Outcome::Leased(lease) if self.linked => self.submit(conn.write(lease).then_read_leased()),
+            Outcome::Leased(lease) => self.submit(conn.write(lease)),
+            Outcome::Wrote(Payload::Vec(bytes)) => self.submit(conn.read(bytes)),
             Outcome::Wrote(_) => self.read(&conn),
-            Outcome::Eof(_) | Outcome::Failed(_) | Outcome::Closed | Outcome::Readable => Ok(()),
+            Outcome::Eof(_) | Outcome::Failed(_) => Ok(()),
+            Outcome::Readable | Outcome::ShutDown | Outcome::Closed | Outcome::Detached(_) => Ok(()),
         }
     }
 

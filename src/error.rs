@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use bytes::Bytes;
+
 use crate::sys::Socket;
 use crate::watcher::Payload;
 
@@ -33,6 +35,8 @@ impl fmt::Display for SubmitErrorKind {
         })
     }
 }
+
+impl std::error::Error for SubmitErrorKind {}
 
 /// A refused submission, with its context and buffer: nothing of it has happened, so it can be tried again.
 ///
@@ -102,6 +106,8 @@ pub struct DelegateError {
     /// The socket. One that could have been delegated may have been set to non-blocking and close-on-exec, with its
     /// `SO_LINGER` switched off; any other is as it was.
     pub socket: Socket,
+    /// The bytes that were to come with it; empty but for [`Submitter::delegate_with`](crate::Submitter::delegate_with).
+    pub leftover: Bytes,
 }
 
 impl fmt::Display for DelegateError {
@@ -133,11 +139,16 @@ pub enum OpError {
     Os(io::Error),
     /// The connection was closed, released or closing before this operation was started.
     Closed,
+    /// Its deadline passed before it was over.
+    TimedOut,
+    /// It was cancelled before it was over.
+    Cancelled,
     /// The connection was closed or released while this operation was pending.
     Released,
     /// The loop was shut down while this operation was pending.
     Aborted,
-    /// An earlier write failed, perhaps with a part of it sent: nothing may follow it. Reads go on.
+    /// An earlier write failed, perhaps with a part of it sent, or the sending side was shut down: nothing may follow.
+    /// Reads go on.
     Broken,
     /// The system refused to register the descriptor, so there is no connection to operate on.
     NotRegistered,
@@ -160,10 +171,12 @@ impl fmt::Display for OpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Os(error) => error.fmt(f),
+            Self::TimedOut => f.write_str("the deadline passed before the operation was over"),
+            Self::Cancelled => f.write_str("the operation was cancelled"),
             Self::Closed => f.write_str("the connection is closed"),
             Self::Released => f.write_str("the connection was released while the operation was pending"),
             Self::Aborted => f.write_str("the loop was shut down while the operation was pending"),
-            Self::Broken => f.write_str("an earlier write was torn: nothing may follow it"),
+            Self::Broken => f.write_str("an earlier write was torn, or the sending side shut down: nothing may follow"),
             Self::NotRegistered => f.write_str("the system refused to register the descriptor"),
             Self::LoopFailed => f.write_str("the loop ended by a panic in user code"),
         }
@@ -185,6 +198,7 @@ impl From<OpError> for io::Error {
             OpError::Os(error) => return error,
             OpError::Closed | OpError::NotRegistered => io::ErrorKind::NotConnected,
             OpError::Broken => io::ErrorKind::BrokenPipe,
+            OpError::TimedOut => io::ErrorKind::TimedOut,
             _ => io::ErrorKind::ConnectionAborted,
         };
         Self::new(kind, error)

@@ -253,8 +253,8 @@ pub use sys::Socket;
 #[cfg(any(loom, gaio_sim))]
 pub use sys::sim;
 pub use watcher::{
-    Batch, Conn, EmbeddedWatcher, Event, Failure, Half, Lease, Listener, ListenerId, Op, Outcome, Payload, Single,
-    Spendable, Submitter, Watcher, Write,
+    Batch, Conn, Detached, EmbeddedWatcher, Event, Failure, Half, Lease, Listener, ListenerId, NewTimer, Op, OpId,
+    Outcome, Payload, Single, Spendable, Submitter, TimerId, Watcher, Write,
 };
 
 /// The README's example has to compile.

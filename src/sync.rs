@@ -115,5 +115,5 @@ pub(crate) use imp::*;
 /// Atomics that loom does not see: for figures that order nothing and guard nothing, where each access a model had
 /// to interleave would only multiply its executions.
 pub(crate) mod figures {
-    pub(crate) use core::sync::atomic::{AtomicU64, AtomicUsize};
+    pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 }

@@ -63,6 +63,23 @@ fn every_way_of_serving_echoes_and_ends_with_the_peers_half_close() {
     }
 }
 
+/// A silent client is dropped, by a clean end: nothing was torn. One that is served in time never notices.
+#[test]
+fn a_deadline_on_every_operation() {
+    for way in ways() {
+        for (time, expected) in [("20", 0), ("3600000", 4)] {
+            let server = Server::start(&[&way[..], &["--timeout", time]].concat());
+            let mut peer = server.connect();
+            if expected > 0 {
+                echo(&mut peer, b"first");
+                peer.write_all(b"more").unwrap();
+            }
+            assert_eq!(peer.read(&mut [0; 9]).unwrap(), expected, "{way:?}");
+            assert!(server.stop(Signal::TERM).success(), "{way:?}");
+        }
+    }
+}
+
 #[test]
 fn several_watchers_share_a_port() {
     for mode in ["spawned", "embedded"] {

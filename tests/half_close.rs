@@ -181,7 +181,7 @@ fn a_long_answer_to_a_finished_question<D: Drive>() {
             assert_eq!(read_some(&mut peer, LEN).len(), LEN);
             peer.read(&mut [0]).map_err(|error| error.kind())
         });
-        assert_eq!(rig.outcome().wrote().as_slice().len(), LEN);
+        assert_eq!(rig.outcome().wrote().as_slice().unwrap().len(), LEN);
         rig.outcome().closed();
         assert_eq!(peer.join().unwrap(), Ok::<_, ErrorKind>(0), "a clean end behind the answer");
     });

@@ -203,7 +203,7 @@ fn used_by_another_thread_right_after_it_was_delegated<D: Drive>() {
         while !(posted && written) {
             match rig.next() {
                 support::Taken::Posted(1) => posted = true,
-                support::Taken::Done(_, 2, got) => written = got.wrote().as_slice() == b"hello",
+                support::Taken::Done(_, 2, got) => written = got.wrote().as_slice().unwrap() == b"hello",
                 other => panic!("{other:?}"),
             }
         }
@@ -250,7 +250,7 @@ fn handles_that_outlive_their_watcher<D: Drive>() {
     let clone = conn.clone();
     let refused = conn.write(b"x".to_vec()).submit_with(3).unwrap_err();
     assert_eq!((refused.kind, refused.context), (gaio::SubmitErrorKind::Closed, 3));
-    assert_eq!(refused.buffer.unwrap().as_slice(), b"x");
+    assert_eq!(refused.buffer.unwrap().as_slice().unwrap(), b"x");
     drop(submitter);
     thread::spawn(move || drop(clone)).join().unwrap();
     drop(conn);

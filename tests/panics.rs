@@ -111,7 +111,7 @@ fn a_payload_that_panics_ends_a_spawned_loop_in_order() {
             }
             let failure = got.failed();
             assert!(matches!(failure.error, OpError::LoopFailed), "{context}: {failure:?}");
-            let (half, returned) = (failure.half, failure.buffer.map(|buffer| buffer.as_slice().to_vec()));
+            let (half, returned) = (failure.half, failure.buffer.map(|buffer| buffer.as_slice().unwrap().to_vec()));
             match context {
                 2 => assert_eq!((half, failure.transferred, returned.as_deref()), (Half::Read, 4, Some(&b"half"[..]))),
                 3 => assert!((1..4 << 20).contains(&failure.transferred) && returned.unwrap().len() == 4 << 20),

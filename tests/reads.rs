@@ -188,7 +188,7 @@ fn a_lease_may_be_changed_and_sent<D: Drive>() {
     lease.truncate(4);
     let at = lease.as_ptr();
     conn.write(lease).submit().unwrap();
-    assert_eq!(rig.outcome().wrote().as_slice().as_ptr(), at);
+    assert_eq!(rig.outcome().wrote().as_slice().unwrap().as_ptr(), at);
     assert_eq!(support::read_some(&mut peer, 4), b"HELL");
 }
 

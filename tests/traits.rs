@@ -59,7 +59,7 @@ is_not!(Batch<'static>: Clone);
 is!(Event<'static>: Send, Sync);
 is!(Outcome<'static>: Send, Sync);
 is!(Failure: Send, Sync);
-is!(Payload: Send, Sync, AsRef<[u8]>);
+is!(Payload: Send, Sync);
 is!(Lease: Send, Sync, Unpin, AsRef<[u8]>);
 is_not!(Lease: Clone);
 

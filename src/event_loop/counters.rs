@@ -56,6 +56,10 @@ counters! {
     accept_errors,
     /// Pooled reads that had to wait for room in the arena.
     starved,
+    /// Cancels that found nothing to cancel: it had completed.
+    cancels_missed,
+    /// Operations and timers whose deadline passed.
+    expired,
     /// Graceful closes that ran out of time, or of patience with the peer's input.
     closed_hard,
 }

@@ -37,11 +37,13 @@ use crate::limits::Limits;
 use crate::sync::{Arc, mutant};
 use crate::sys::{self, Errno, Readiness, Selector, Socket};
 
+pub(crate) mod arena;
 pub(crate) mod counters;
 pub(crate) mod listener;
 pub(crate) mod session;
 pub(crate) mod slab;
 pub(crate) mod timers;
+mod wheel;
 
 use counters::{Counters, count};
 use listener::{Accept, Listening, Phase, Shortage};
@@ -52,6 +54,8 @@ use timers::{Timer, Timers};
 /// The waker's token. Session tokens stay below 2^62 (see `slab`), so the two high bits tell kinds apart.
 pub(crate) const WAKER: u64 = u64::MAX;
 const LISTENER: u64 = 1 << 63;
+/// Timers that expire in one turn; the others do so in the next.
+const EXPIRIES_PER_TURN: u32 = 4_096;
 
 const fn listener_token(index: usize) -> u64 {
     LISTENER | index as u64
@@ -126,7 +130,7 @@ impl<S, T> Core<S, T> {
             selector,
             sessions: Slab::new(),
             ready: VecDeque::new(),
-            timers: Timers::default(),
+            timers: Timers::new(),
             listeners: Vec::new(),
             shortage: Shortage::new()?,
             events: Vec::with_capacity(sys::MAX_EVENTS),
@@ -331,8 +335,9 @@ impl<F: Face> EventLoop<F> {
         if self.core.timers.next().is_none() {
             return;
         }
-        let now = sys::now();
-        while let Some(timer) = self.core.timers.expired(now) {
+        // What is left of the budget is due in the next turn, which does not sleep.
+        let (now, mut budget) = (sys::now(), EXPIRIES_PER_TURN);
+        while let Some(timer) = self.core.timers.expired(now, &mut budget) {
             match timer {
                 Timer::Accept(index) => self.core.accept_again(index),
                 Timer::Retry(token) => {
@@ -342,7 +347,7 @@ impl<F: Face> EventLoop<F> {
                         self.core.enqueue(key);
                     }
                 }
-                Timer::Close(_) | Timer::Grace => self.face.timer(&mut self.core, timer),
+                timer => self.face.timer(&mut self.core, timer),
             }
         }
     }

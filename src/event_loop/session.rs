@@ -39,6 +39,10 @@ impl Flags {
     pub(crate) const BULK: Self = Self(128);
     /// A pooled read waits for room in the arena.
     pub(crate) const STARVED: Self = Self(256);
+    /// Bytes that came with the socket have not all been read.
+    pub(crate) const LEFTOVER: Self = Self(512);
+    /// Nothing may be sent any more.
+    pub(crate) const MUTE: Self = Self(Self::BROKEN.0 | Self::SHUT.0);
 }
 
 #[derive(Debug)]
@@ -68,6 +72,7 @@ impl<S> Session<S> {
         Self { socket, ready: Bits::WRITABLE.to_byte(), tried: 0, flags, state }
     }
 
+    /// Any of them, if there are several in one.
     pub(crate) const fn has(&self, flag: Flags) -> bool {
         self.flags & flag.0 != 0
     }
@@ -96,7 +101,7 @@ impl<S> Session<S> {
     }
 
     pub(crate) const fn readable(&self) -> bool {
-        self.ready & Bits::READABLE.to_byte() != 0 || self.has(Flags::EOF)
+        self.ready & Bits::READABLE.to_byte() != 0 || self.flags & (Flags::EOF.0 | Flags::LEFTOVER.0) != 0
     }
 
     pub(crate) const fn writable(&self) -> bool {
@@ -201,8 +206,8 @@ impl<S> Session<S> {
 
     /// Sends what the system takes.
     #[inline]
-    pub(crate) fn send(&mut self, bytes: &[u8]) -> Verb {
-        match sys::send(&self.socket, &[IoSlice::new(bytes)]) {
+    pub(crate) fn send(&mut self, slices: &[IoSlice<'_>]) -> Verb {
+        match sys::send(&self.socket, slices) {
             Ok(n) => Verb::Moved(n),
             Err(Errno::AGAIN) => {
                 self.not_writable();

@@ -1,6 +1,6 @@
 //! A slab that grows in chunks, with generations.
 //!
-//! Sessions and pending operations live here. An entry is named by index and generation, so a stale name finds
+//! Sessions live here. An entry is named by index and generation, so a stale name finds
 //! nothing instead of somebody else's entry (I6). Chunks are never moved or doubled: growing by one entry costs at
 //! most one chunk, whatever the size.
 //!
@@ -103,15 +103,6 @@ impl<T> Slab<T> {
         }
     }
 
-    /// The entry at `index`, whatever its generation: for links that cannot be stale.
-    #[inline]
-    pub(crate) fn at_mut(&mut self, index: u32) -> Option<&mut T> {
-        match &mut self.entry(index)?.body {
-            Body::Used(value) => Some(value),
-            Body::Vacant { .. } => None,
-        }
-    }
-
     #[inline]
     fn vacate(&mut self, index: u32, next: u32) -> Option<T> {
         let entry = self.entry(index)?;
@@ -120,14 +111,6 @@ impl<T> Slab<T> {
         }
         let Body::Used(value) = std::mem::replace(&mut entry.body, Body::Vacant { next }) else { return None };
         entry.generation = if entry.generation + 1 < GENERATIONS { entry.generation + 1 } else { 1 };
-        Some(value)
-    }
-
-    /// Takes the value out; the entry may be used again at once.
-    #[inline]
-    pub(crate) fn remove_at(&mut self, index: u32) -> Option<T> {
-        let value = self.vacate(index, self.free)?;
-        self.free = index;
         Some(value)
     }
 
@@ -172,7 +155,8 @@ mod tests {
     fn a_stale_key_finds_nothing() {
         let mut slab = Slab::new();
         let old = slab.insert("old");
-        assert_eq!(slab.remove_at(old.index), Some("old"));
+        assert_eq!(slab.retire(old), Some("old"));
+        slab.recycle();
         let new = slab.insert("new");
         assert_eq!(new.index, old.index);
         assert_eq!(slab.get_mut(old), None);
@@ -212,7 +196,8 @@ mod tests {
         let mut slab = Slab::new();
         let key = slab.insert(());
         slab.entry(key.index).unwrap().generation = GENERATIONS - 1;
-        slab.remove_at(key.index);
+        slab.retire(Key { generation: GENERATIONS - 1, ..key });
+        slab.recycle();
         assert_eq!(slab.insert(()).generation, 1);
     }
 }

@@ -1,17 +1,21 @@
-//! Instants at which the loop has something to do of its own: a close that takes too long, an accept to try again, a
-//! send for which no edge will come, the end of a shutdown's grace.
+//! What a loop must do at an instant.
 //!
-//! A heap, never searched: a timer that has lost its meaning finds its session gone (by generation) when it fires.
-//! All of these are rare; none is armed on the path of a read or a write.
+//! A deadline is an entry here, on the timing wheel while it is armed, and says what it is for. Whoever armed it keeps
+//! its index, and gives it back by `disarm` unless it expires: an entry has one owner, so its index needs no generation.
+//! An operation that is over before it has to wait never comes here.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use crate::event_loop::arena::{Arena, NIL};
+use crate::event_loop::wheel::{Node, Nodes, Wheel};
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Timer {
+    /// The deadline of a pending operation. Its index.
+    Op(u32),
+    /// A timer of the user's. Its index.
+    Alarm(u32),
     /// The time of a graceful close is over. The token of the session.
     Close(u64),
-    /// Try sending again.
+    /// Try sending again. The token of the session.
     Retry(u64),
     /// Try accepting again. The index of the listener.
     Accept(usize),
@@ -19,25 +23,71 @@ pub(crate) enum Timer {
     Grace,
 }
 
+#[derive(Debug)]
+struct Entry {
+    node: Node,
+    timer: Timer,
+}
+
 #[derive(Debug, Default)]
-pub(crate) struct Timers(BinaryHeap<Reverse<(u64, Timer)>>);
+struct Entries(Arena<Entry>);
+
+impl Nodes for Entries {
+    #[inline]
+    fn node(&mut self, index: u32) -> &mut Node {
+        match self.0.get_mut(index) {
+            Some(entry) => &mut entry.node,
+            None => unreachable!("an entry leaves the wheel before it is freed"),
+        }
+    }
+}
+
+/// Names an armed timer; `NONE` where there is none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Armed(u32);
+
+impl Armed {
+    pub(crate) const NONE: Self = Self(NIL);
+}
+
+#[derive(Debug)]
+pub(crate) struct Timers {
+    wheel: Wheel,
+    entries: Entries,
+}
 
 impl Timers {
-    pub(crate) fn arm(&mut self, at: u64, timer: Timer) {
-        self.0.push(Reverse((at, timer)));
+    pub(crate) fn new() -> Self {
+        Self { wheel: Wheel::new(), entries: Entries::default() }
     }
 
-    /// The earliest instant at which something is due.
-    pub(crate) fn next(&self) -> Option<u64> {
-        self.0.peek().map(|Reverse((at, _))| *at)
+    /// Arms a timer for `at`, an instant of the loop's clock. O(1).
+    #[inline]
+    pub(crate) fn arm(&mut self, at: u64, timer: Timer) -> Armed {
+        let index = self.entries.0.insert(Entry { node: Node::UNARMED, timer });
+        self.wheel.arm(&mut self.entries, index, at);
+        Armed(index)
     }
 
-    /// One that is due; call until there is none.
-    pub(crate) fn expired(&mut self, now: u64) -> Option<Timer> {
-        if self.next()? > now {
-            return None;
+    /// Takes a timer back, and its name; does nothing if there is none. O(1).
+    #[inline]
+    pub(crate) fn disarm(&mut self, armed: &mut Armed) {
+        let Armed(index) = std::mem::replace(armed, Armed::NONE);
+        if index != NIL {
+            self.wheel.cancel(&mut self.entries, index);
+            self.entries.0.remove(index);
         }
-        self.0.pop().map(|Reverse((_, timer))| timer)
+    }
+
+    /// When to look again: at the earliest deadline, or before it.
+    pub(crate) fn next(&self) -> Option<u64> {
+        self.wheel.next()
+    }
+
+    /// One that is due; its name is void. Call until there is none, or the budget is spent.
+    pub(crate) fn expired(&mut self, now: u64, budget: &mut u32) -> Option<Timer> {
+        let index = self.wheel.expire(&mut self.entries, now, budget)?;
+        self.entries.0.remove(index).map(|entry| entry.timer)
     }
 }
 
@@ -45,16 +95,23 @@ impl Timers {
 mod tests {
     use super::*;
 
+    const MS: u64 = 1 << 20;
+
     #[test]
     fn what_is_due_comes_in_order_and_nothing_early() {
-        let mut timers = Timers::default();
-        timers.arm(20, Timer::Grace);
-        timers.arm(10, Timer::Close(1));
+        let mut timers = Timers::new();
+        timers.arm(20 * MS, Timer::Grace);
+        timers.arm(10 * MS, Timer::Close(1));
         timers.arm(u64::MAX, Timer::Accept(0));
-        assert_eq!(timers.next(), Some(10));
-        assert_eq!(timers.expired(9), None);
-        assert_eq!(timers.expired(20), Some(Timer::Close(1)));
-        assert_eq!(timers.expired(20), Some(Timer::Grace));
-        assert_eq!(timers.expired(20), None);
+        let mut taken_back = timers.arm(15 * MS, Timer::Retry(2));
+        timers.disarm(&mut taken_back);
+        assert_eq!(taken_back, Armed::NONE);
+        timers.disarm(&mut taken_back);
+        let mut at = |now| timers.expired(now, &mut 9);
+        assert_eq!(at(9 * MS), None);
+        assert_eq!(at(20 * MS), Some(Timer::Close(1)));
+        assert_eq!(at(20 * MS), Some(Timer::Grace));
+        assert_eq!(at(20 * MS), None);
+        assert!(timers.next().is_some_and(|next| next > 20 * MS));
     }
 }

@@ -17,6 +17,11 @@
 //! | `Waker::wake` | from any thread, never blocks, never fails visibly; many wakes may make one event |
 //! | `Waker::drain` | after the waker's event and *before* one looks at the work it announced |
 //! | `recv_vec`, `recv_slice`, `send`, `accept` | never block, never raise a signal, never answer EINTR |
+//! | `recv_datagram_*`, `next_datagram` | the same, of `Kind::Datagram` alone: on TCP a kernel throws the bytes away |
+//! | `connect_tcp` | begins; if that is not all, the first edge says that it is decided |
+//! | `connect_unix` | is done at once or fails; EAGAIN is a full backlog, of which no edge will tell |
+//! | `connected` | the peer, EAGAIN for not yet, or why it failed, once; ask after any edge, ERR and HUP alone as well |
+//! | `listen_tcp`, `listen_unix` | a bound listener; accepted TCP sockets inherit its options, Unix ones nothing |
 //! | `adopt`, `adopt_listener` | say what a socket is, and make it fit for the loop if it is what was asked for |
 //! | `Reserve` | one descriptor kept back for the moment when there is none left |
 //! | `pin_current_thread` | asks what is allowed first, so that a wrong CPU is told in words |
@@ -35,6 +40,21 @@
 //!   [`Bits::HANGUP`] one reads on to EAGAIN, to 0 or to an error.
 //!
 //! The first two are facts about Linux, and tests in `net.rs` hold it to them; the simulated system obeys the same.
+//!
+//! # Datagrams
+//!
+//! One send is one message, whatever its slices; one receive takes one message, and what has no room is lost. An empty
+//! one is a message. There is no end, and a short one says nothing of the next: only EAGAIN means *drained*.
+//!
+//! - [`Bits::HANGUP`] is not one. It says that an error waits, which whichever call comes first is told, once: it cost
+//!   an earlier message its way, and this call its turn, and nothing else. What has arrived is still there.
+//! - **UDP** drops what the receiver has no room for, and hears of a dead port by ICMP: ECONNREFUSED, later.
+//! - **AF_UNIX** answers EAGAIN to a full receiver, with an edge to follow, and ECONNREFUSED to a dead one, at once. It
+//!   then forgets the peer (ENOTCONN from there on), and with it what was not read.
+//! - A message of more than [`MAX_SLICES`] slices, or larger than ever fits, is EMSGSIZE. Of a stream one sends fewer
+//!   slices at a time; half of a message is none.
+//!
+//! Tests in `datagram.rs` hold Linux to this.
 
 #![allow(
     dead_code,
@@ -51,6 +71,10 @@ pub(crate) use rustix::io::Errno;
 mod adopt;
 #[cfg(not(any(loom, gaio_sim)))]
 mod affinity;
+#[cfg(not(any(loom, gaio_sim)))]
+mod connect;
+#[cfg(not(any(loom, gaio_sim)))]
+mod datagram;
 #[cfg(not(any(loom, gaio_sim)))]
 mod epoll;
 #[cfg(not(any(loom, gaio_sim)))]
@@ -74,9 +98,11 @@ use sim as backend;
 mod backend {
     pub(crate) use super::adopt::{adopt, adopt_listener, linger_off};
     pub(crate) use super::affinity::pin_current_thread;
+    pub(crate) use super::connect::{apply_buffers, connect_tcp, connect_unix, connected, so_error};
+    pub(crate) use super::datagram::{next_datagram, recv_datagram_slice, recv_datagram_vec};
     pub use super::epoll::Socket;
     pub(crate) use super::epoll::{Selector, carry, now};
-    pub(crate) use super::listener::{Reserve, accept, listen_tcp};
+    pub(crate) use super::listener::{Reserve, accept, listen_tcp, listen_unix};
     pub(crate) use super::net::{
         local_addr, peek, peer_addr, recv_slice, recv_vec, reset_on_close, send, set_nodelay, shutdown_write,
     };
@@ -88,8 +114,10 @@ mod backend {
 
 pub use backend::Socket;
 pub(crate) use backend::{
-    Reserve, Selector, Waker, accept, adopt, adopt_listener, carry, linger_off, local_addr, now, peek, peer_addr,
-    pin_current_thread, recv_slice, recv_vec, reset_on_close, send, shutdown_write,
+    Reserve, Selector, Waker, accept, adopt, adopt_listener, apply_buffers, carry, connect_tcp, connect_unix,
+    connected, linger_off, listen_tcp, listen_unix, local_addr, next_datagram, now, peek, peer_addr,
+    pin_current_thread, recv_datagram_slice, recv_datagram_vec, recv_slice, recv_vec, reset_on_close, send,
+    set_nodelay, shutdown_write, so_error,
 };
 
 /// The most events one `Selector::wait` hands out; the rest stays in the kernel and comes with the next.
@@ -193,4 +221,68 @@ pub(crate) struct Inspected {
     pub(crate) linger: Option<Duration>,
     /// The peer's address, known anyway from asking whether there is one. `None` for Unix sockets.
     pub(crate) peer: Option<SocketAddr>,
+}
+
+/// Whether a connect has come to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Connecting {
+    /// It is a connection.
+    Done,
+    /// The first edge says that it is decided, and `connected` says how.
+    Pending,
+}
+
+/// What one receive took off a datagram socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Datagram {
+    /// Bytes that are in the buffer now. 0 is an empty message and no end: there is none.
+    pub(crate) len: usize,
+    /// The message's own length.
+    pub(crate) whole: usize,
+}
+
+impl Datagram {
+    /// Whether the end of the message found no room, and is lost.
+    pub(crate) const fn is_cut(self) -> bool {
+        self.len < self.whole
+    }
+}
+
+/// What a stream is to have from its beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StreamOptions {
+    /// TCP: send at once, without Nagle's delay.
+    pub(crate) nodelay: bool,
+    /// TCP: how long it may be silent before the peer is asked whether it is still there. In whole seconds, rounded up,
+    /// at least one; `None` for never.
+    pub(crate) keepalive: Option<Duration>,
+    /// Bytes that may wait to be received, as SO_RCVBUF; `None` lets the system choose.
+    pub(crate) recv_buffer: Option<usize>,
+    /// Bytes that may wait to be sent, as SO_SNDBUF; `None` lets the system choose.
+    pub(crate) send_buffer: Option<usize>,
+}
+
+impl Default for StreamOptions {
+    fn default() -> Self {
+        Self { nodelay: true, keepalive: None, recv_buffer: None, send_buffer: None }
+    }
+}
+
+/// How to listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ListenOptions {
+    /// Connections that may wait to be accepted; the system has a bound of its own.
+    pub(crate) backlog: i32,
+    /// TCP: take a port although connections of its last listener are not quite gone.
+    pub(crate) reuse_addr: bool,
+    /// TCP: share the port with all other listeners that say so, too.
+    pub(crate) reuse_port: bool,
+    /// What the accepted connections are born with.
+    pub(crate) streams: StreamOptions,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        Self { backlog: 4096, reuse_addr: true, reuse_port: false, streams: StreamOptions::default() }
+    }
 }

@@ -9,7 +9,7 @@ use crate::sync::Ordering;
 use crate::sys::{self, Errno, Socket};
 use crate::watcher::Conn;
 use crate::watcher::batch::Item;
-use crate::watcher::conn::Addresses;
+use crate::watcher::link::Addresses;
 use crate::watcher::outcome::ListenerId;
 use crate::watcher::proactor::{Core, Proactor};
 use crate::watcher::queue::Queues;

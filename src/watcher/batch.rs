@@ -6,9 +6,9 @@
 
 use std::collections::VecDeque;
 
-use crate::error::WaitError;
+use crate::error::{OpError, WaitError};
 use crate::watcher::aligned::{Aligned, LINE};
-use crate::watcher::outcome::{Event, Failure, ListenerId, Outcome, Payload};
+use crate::watcher::outcome::{Detached, Event, Failure, ListenerId, Outcome, Payload};
 use crate::watcher::shared::Shared;
 use crate::watcher::{Conn, Lease};
 
@@ -20,7 +20,9 @@ pub(crate) enum Stored {
     Leased(Lease),
     Readable,
     Wrote(Payload),
+    ShutDown,
     Closed,
+    Detached(Box<Detached>),
     Eof(Option<Vec<u8>>),
     Failed(Box<Failure>),
 }
@@ -31,6 +33,7 @@ pub(crate) enum Item<C> {
     Accepted { conn: Conn<C>, listener: ListenerId },
     ListenerEnded { listener: ListenerId, error: Option<std::io::Error> },
     Posted(C),
+    Timer { context: C, result: Result<(), OpError> },
 }
 
 /// Memory for pooled reads. Zeroed once, by the allocator; pages never read into are never touched.
@@ -99,7 +102,7 @@ impl<C> Buffer<C> {
     #[inline]
     pub(crate) fn push(&mut self, item: Item<C>) {
         match item {
-            Item::Done { .. } | Item::Posted(_) => self.ops += 1,
+            Item::Done { .. } | Item::Posted(_) | Item::Timer { .. } => self.ops += 1,
             Item::Accepted { .. } => self.accepted += 1,
             Item::ListenerEnded { .. } => {}
         }
@@ -192,7 +195,9 @@ impl<'w, C> Iterator for Batch<'w, C> {
                     Stored::Leased(lease) => Outcome::Leased(lease),
                     Stored::Readable => Outcome::Readable,
                     Stored::Wrote(payload) => Outcome::Wrote(payload),
+                    Stored::ShutDown => Outcome::ShutDown,
                     Stored::Closed => Outcome::Closed,
+                    Stored::Detached(detached) => Outcome::Detached(detached),
                     Stored::Eof(bytes) => Outcome::Eof(bytes),
                     Stored::Failed(failure) => Outcome::Failed(failure),
                 };
@@ -201,6 +206,7 @@ impl<'w, C> Iterator for Batch<'w, C> {
             Item::Accepted { conn, listener } => Event::Accepted { peer: conn.peer_addr(), conn, listener },
             Item::ListenerEnded { listener, error } => Event::ListenerEnded { listener, error },
             Item::Posted(context) => Event::Posted(context),
+            Item::Timer { context, result } => Event::Timer { context, result },
         })
     }
 

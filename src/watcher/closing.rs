@@ -12,18 +12,22 @@
 //! peer may lose what it had not read yet. A torn message is never followed by a clean end: if a write went out in
 //! part, or one before failed, the connection is reset instead (I11).
 
+use bytes::Bytes;
+
 use crate::error::OpError;
 use crate::event_loop::Step;
 use crate::event_loop::counters::count;
 use crate::event_loop::session::{Flags, Session, Verb};
 use crate::event_loop::slab::Key;
-use crate::event_loop::timers::Timer;
+use crate::event_loop::timers::{Armed, Timer};
 use crate::sys;
 use crate::watcher::batch::Stored;
+use crate::watcher::body::Body;
 use crate::watcher::lease::Class;
-use crate::watcher::op::Body;
+use crate::watcher::op::Operation;
+use crate::watcher::outcome::Detached;
 use crate::watcher::proactor::{Core, Proactor};
-use crate::watcher::queue::{Operation, Queues};
+use crate::watcher::queue::{Pending, Queues};
 use crate::watcher::shared::nanos;
 
 /// Reads of input to be thrown away, per step.
@@ -32,50 +36,58 @@ const DRAINS_PER_STEP: usize = 4;
 impl<C> Proactor<C> {
     /// A close or release has come out of the ring.
     pub(crate) fn start_ending(&mut self, core: &mut Core, key: Key, op: Operation<C>) {
-        if core.sessions.get_mut(key).is_none() {
+        let Some(session) = core.sessions.get_mut(key) else { return self.fail_new(op, OpError::Closed) };
+        if matches!(op.body, Body::Release | Body::Abort) {
+            if matches!(op.body, Body::Abort) {
+                sys::reset_on_close(&session.socket);
+            }
+            self.end_session(core, key, |_| OpError::Released);
             return self.complete(op.conn, op.context, Stored::Closed);
         }
-        match op.body {
-            Body::Release => {
-                self.end_session(core, key, || OpError::Released);
-                self.complete(op.conn, op.context, Stored::Closed);
-            }
-            _ => {
-                // It waits behind the writes it must not overtake, and completes when the session ends.
-                if let Some(session) = core.sessions.get_mut(key) {
-                    self.writes += 1;
-                    self.ops.push(&mut session.state.write, op);
-                }
-                self.begin_close(core, key);
-            }
-        }
+        // It waits behind the writes it must not overtake, and completes when the session ends.
+        let until = op.bounds.deadline();
+        self.writes += 1;
+        self.ops.push(&mut session.state.write, op);
+        self.begin_close(core, key, until);
     }
 
     /// Begins the graceful close, unless it has begun. Also what happens when the last handle is dropped.
-    pub(crate) fn begin_close(&mut self, core: &mut Core, key: Key) {
+    ///
+    /// `until`: its time bound, if it has one of its own. Of several closes the earliest bound that was asked for counts.
+    pub(crate) fn begin_close(&mut self, core: &mut Core, key: Key, until: Option<u64>) {
         let Some(session) = core.sessions.get_mut(key) else { return };
-        if session.has(Flags::CLOSING) {
-            return;
-        }
+        let begun = session.has(Flags::CLOSING);
         session.set(Flags::CLOSING);
-        self.closing += 1;
         let linger = session.state.linger;
-        while let Some(session) = core.sessions.get_mut(key) {
-            let Some(op) = self.ops.pop(&mut session.state.read) else { break };
-            self.fail(op, OpError::Released);
+        if !begun {
+            self.closing.insert(key.token(), (u64::MAX, Armed::NONE));
+            while let Some(op) = self.ops.pop(&mut session.state.read, &mut core.timers) {
+                self.fail(op, OpError::Released);
+            }
         }
         if self.advance_close(core, key) == Step::Again {
             core.enqueue(key);
         }
-        if core.sessions.get_mut(key).is_some() {
-            let bound = if linger > 0 { u64::from(linger) * 1_000_000_000 } else { nanos(core.limits.close_within) };
-            core.timers.arm(sys::now().saturating_add(bound), Timer::Close(key.token()));
+        let Some((bound, armed)) = self.closing.get_mut(&key.token()) else { return };
+        let usual = || match linger {
+            0 => nanos(core.limits.close_within),
+            seconds => u64::from(seconds) * 1_000_000_000,
+        };
+        let until = match until {
+            Some(until) => until,
+            None if begun => return,
+            None => sys::now().saturating_add(usual()),
+        };
+        if until < *bound {
+            core.timers.disarm(armed);
+            *bound = until;
+            *armed = core.timers.arm(until, Timer::Close(key.token()));
         }
     }
 
     /// Does the next thing in the write queue end the session?
     pub(crate) fn head_is_ending(&mut self, session: &Session<Queues>) -> bool {
-        self.ops.head(&session.state.write).is_some_and(|pending| pending.op.body.is_ending())
+        self.ops.head(&session.state.write).is_some_and(|pending| pending.body.is_ending())
     }
 
     /// Moves a graceful close on as far as it goes.
@@ -86,6 +98,10 @@ impl<C> Proactor<C> {
             let more = session.writable() || session.has(Flags::BROKEN);
             return if more { Step::Again } else { Step::Idle };
         }
+        if self.ops.head(&session.state.write).is_some_and(|pending| matches!(pending.body, Body::IntoFd)) {
+            self.detach(core, key);
+            return Step::Idle;
+        }
         let mut over = session.has(Flags::BROKEN) || session.has(Flags::RESET);
         if !over && !session.has(Flags::SHUT) {
             session.set(Flags::SHUT);
@@ -94,7 +110,7 @@ impl<C> Proactor<C> {
         }
         if over || session.has(Flags::EOF) {
             // Nothing more will come.
-            self.end_session(core, key, || OpError::Released);
+            self.end_session(core, key, |_| OpError::Released);
             return Step::Idle;
         }
         self.drain_input(core, key)
@@ -117,29 +133,80 @@ impl<C> Proactor<C> {
                 }
                 Verb::Pending => return Step::Idle,
                 Verb::Eof | Verb::Failed(_) => {
-                    self.end_session(core, key, || OpError::Released);
+                    self.end_session(core, key, |_| OpError::Released);
                     return Step::Idle;
                 }
             }
             if usize::from(session.state.drained) * 1024 > core.limits.close_drain {
                 count(&self.shared.counters.closed_hard);
-                self.end_session(core, key, || OpError::Released);
+                self.end_session(core, key, |_| OpError::Released);
                 return Step::Idle;
             }
         }
         Step::Again
     }
 
-    /// The time of a graceful close is over.
-    pub(crate) fn close_overdue(&mut self, core: &mut Core, key: Key) {
-        if core.sessions.get_mut(key).is_some_and(|session| session.has(Flags::CLOSING)) {
-            count(&self.shared.counters.closed_hard);
-            self.end_session(core, key, || OpError::Released);
+    /// Takes in, once, what lies unread at a session that is about to be closed without more ado: a close on top of it
+    /// would be a reset, and the peer might lose the tail of what was sent.
+    pub(crate) fn spare_the_tail(&mut self, core: &mut Core, key: Key) {
+        let Some(session) = core.sessions.get_mut(key) else { return };
+        let mut left = core.limits.close_drain;
+        while left > 0 && session.readable() && !session.has(Flags::BROKEN) {
+            let mut sink = self.stash.draw(Class::Small);
+            let verb = session.recv_slice(sink.space());
+            self.stash.give(sink);
+            let Verb::Moved(n) = verb else { return };
+            left = left.saturating_sub(n);
         }
     }
 
+    /// The time of a graceful close is over.
+    pub(crate) fn close_overdue(&mut self, core: &mut Core, key: Key) {
+        if let Some((_, armed)) = self.closing.get_mut(&key.token()) {
+            *armed = Armed::NONE;
+            count(&self.shared.counters.closed_hard);
+            self.end_session(core, key, |body| {
+                if matches!(body, Body::IntoFd) { OpError::TimedOut } else { OpError::Released }
+            });
+        }
+    }
+
+    /// Gives the connection back to the caller: all its writes are out.
+    fn detach(&mut self, core: &mut Core, key: Key) {
+        if core.sessions.get_mut(key).is_some_and(|session| session.has(Flags::BROKEN)) {
+            return self.end_session(core, key, |_| OpError::Broken);
+        }
+        let Some(session) = core.retire(key) else { return };
+        let Session { socket, state: Queues { mut write, .. }, .. } = session;
+        let leftover = self.left(core, key);
+        if let Some(Pending { conn, context, .. }) = self.ops.pop(&mut write, &mut core.timers) {
+            self.writes -= 1;
+            self.complete(conn, context, Stored::Detached(Box::new(Detached { socket, leftover })));
+        }
+        while let Some(pending) = self.ops.pop(&mut write, &mut core.timers) {
+            self.writes -= 1;
+            self.fail_or_close(pending, OpError::Closed);
+        }
+    }
+
+    /// A session is no more: forgets what is kept beside it. Says what of its leftover was not read.
+    fn left(&mut self, core: &mut Core, key: Key) -> Bytes {
+        self.shared.left();
+        if let Some((_, mut armed)) = self.closing.remove(&key.token()) {
+            core.timers.disarm(&mut armed);
+        }
+        self.leftovers.remove(&key.token()).unwrap_or_default()
+    }
+
+    fn fail_or_close(&mut self, pending: Pending<C>, error: OpError) {
+        if pending.body.is_ending() && !matches!(pending.body, Body::IntoFd) {
+            return self.complete(pending.conn, pending.context, Stored::Closed);
+        }
+        self.fail(pending, error);
+    }
+
     /// Ends a session now. The descriptor goes first, then its operations complete: closes as done, the rest failed.
-    pub(crate) fn end_session(&mut self, core: &mut Core, key: Key, error: impl Fn() -> OpError) {
+    pub(crate) fn end_session(&mut self, core: &mut Core, key: Key, error: impl Fn(&Body) -> OpError) {
         let Some(session) = core.retire(key) else { return };
         let closing = session.has(Flags::CLOSING);
         let unsent = !session.state.write.is_empty() && !self.head_is_ending(&session);
@@ -150,20 +217,15 @@ impl<C> Proactor<C> {
         }
         let Session { socket, state: Queues { mut read, mut write, .. }, .. } = session;
         drop(socket);
-        self.shared.left();
-        if closing {
-            self.closing -= 1;
+        self.left(core, key);
+        while let Some(pending) = self.ops.pop(&mut read, &mut core.timers) {
+            let error = error(&pending.body);
+            self.fail(pending, error);
         }
-        while let Some(op) = self.ops.pop(&mut read) {
-            self.fail(op, error());
-        }
-        while let Some(pending) = self.ops.pop(&mut write) {
+        while let Some(pending) = self.ops.pop(&mut write, &mut core.timers) {
             self.writes -= 1;
-            if pending.op.body.is_ending() {
-                self.complete(pending.op.conn, pending.op.context, Stored::Closed);
-            } else {
-                self.fail(pending, error());
-            }
+            let error = error(&pending.body);
+            self.fail_or_close(pending, error);
         }
     }
 }

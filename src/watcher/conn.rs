@@ -1,106 +1,23 @@
 //! Connections, as the user holds them.
 //!
-//! A `Conn` is one counted block per connection, shared by all its handles and by the operations in flight. The last
-//! handle does not free it but sends it to the loop (`handoff::handles`), which closes the session that its token
-//! names: dropping takes no ring slot, allocates nothing, and cannot fail.
-//!
-//! | token          | written by                        | an operation on it completes as       |
-//! |----------------|-----------------------------------|----------------------------------------|
-//! | `UNREGISTERED` | `delegate`                        | (waits: its delegation is in the ring) |
-//! | `REFUSED`      | the loop, the kernel said no      | `NotRegistered`                        |
-//! | a key          | the loop, at registration         | what happens; `Closed` once it is gone |
-//!
-//! Only the loop writes the token, and it only reads it itself: relaxed accesses are enough.
+//! A `Conn` is a handle to one counted block per connection (`link.rs`), shared by all its handles and by the operations
+//! in flight. The last handle does not free it but sends it to the loop (`handoff::handles`), which closes the session
+//! that its token names: dropping takes no ring slot, allocates nothing, and cannot fail.
 
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 
+use bytes::Bytes;
+
 use crate::error::{SubmitError, SubmitErrorKind};
-use crate::handoff::{Counted, Handle};
-use crate::sync::figures::AtomicU64;
-use crate::sync::{Arc, Ordering};
-use crate::watcher::op::{Body, Op, Single, Submission, Then, Write};
+use crate::handoff::Handle;
+use crate::sync::Arc;
+use crate::watcher::body::{Body, Then};
+use crate::watcher::bounds::Bounds;
+use crate::watcher::link::{Addresses, Link, Token};
+use crate::watcher::op::{Op, OpId, Operation, Single, Submission, Write};
 use crate::watcher::outcome::Payload;
-use crate::watcher::queue::Operation;
 use crate::watcher::shared::{Patience, Shared};
-
-const UNREGISTERED: u64 = 0;
-const REFUSED: u64 = u64::MAX;
-
-/// Both ends' addresses: inline for IPv4, so that an idle connection stays small.
-#[derive(Debug)]
-pub(crate) enum Addresses {
-    Unknown,
-    V4 { peer: ([u8; 4], u16), local: ([u8; 4], u16) },
-    Other(Box<(SocketAddr, Option<SocketAddr>)>),
-}
-
-impl Addresses {
-    pub(crate) fn new(peer: Option<SocketAddr>, local: Option<SocketAddr>) -> Self {
-        match (peer, local) {
-            (None, _) => Self::Unknown,
-            (Some(SocketAddr::V4(peer)), Some(SocketAddr::V4(local))) => {
-                Self::V4 { peer: (peer.ip().octets(), peer.port()), local: (local.ip().octets(), local.port()) }
-            }
-            (Some(peer), local) => Self::Other(Box::new((peer, local))),
-        }
-    }
-
-    fn peer(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Unknown => None,
-            Self::V4 { peer, .. } => Some(SocketAddr::from(*peer)),
-            Self::Other(both) => Some(both.0),
-        }
-    }
-
-    fn local(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Unknown => None,
-            Self::V4 { local, .. } => Some(SocketAddr::from(*local)),
-            Self::Other(both) => both.1,
-        }
-    }
-}
-
-/// The block behind every handle of one connection.
-#[derive(Debug)]
-pub(crate) struct Link<C> {
-    shared: Arc<Shared<C>>,
-    token: AtomicU64,
-    addresses: Addresses,
-}
-
-impl<C> Counted for Link<C> {
-    type Home = Shared<C>;
-
-    fn home(&self) -> &Arc<Shared<C>> {
-        &self.shared
-    }
-
-    fn announce(home: &Shared<C>) {
-        home.announce_drop();
-    }
-}
-
-impl<C> Link<C> {
-    #[inline]
-    pub(crate) fn token(&self) -> Token {
-        match self.token.load(Ordering::Relaxed) {
-            UNREGISTERED => Token::Unregistered,
-            REFUSED => Token::Refused,
-            token => Token::Session(token),
-        }
-    }
-}
-
-/// What the loop knows of a connection by its handle.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Token {
-    Unregistered,
-    Refused,
-    Session(u64),
-}
 
 /// A handle to a delegated connection: `Send`, `Sync`, cheap to clone.
 ///
@@ -139,23 +56,18 @@ pub struct Conn<C = ()>(Handle<Link<C>>);
 
 impl<C> Conn<C> {
     pub(crate) fn create(shared: Arc<Shared<C>>, addresses: Addresses) -> Self {
-        Self(Handle::new(Link { shared, token: AtomicU64::new(UNREGISTERED), addresses }))
+        Self(Handle::new(Link::new(shared, addresses)))
+    }
+
+    /// What the loop keeps of it.
+    #[inline]
+    pub(crate) fn link(&self) -> &Link<C> {
+        &self.0
     }
 
     #[inline]
     pub(crate) fn token(&self) -> Token {
         self.0.token()
-    }
-
-    /// Tells the handle what its session is called. Loop thread only.
-    #[inline]
-    pub(crate) fn set_token(&self, token: u64) {
-        self.0.token.store(token, Ordering::Relaxed);
-    }
-
-    /// Tells the handle that there will be no session. Loop thread only.
-    pub(crate) fn set_refused(&self) {
-        self.0.token.store(REFUSED, Ordering::Relaxed);
     }
 
     /// This handle no longer counts as an operation in flight.
@@ -165,7 +77,13 @@ impl<C> Conn<C> {
     }
 
     #[inline(always)]
-    pub(crate) fn submit(&self, context: C, body: Body, patience: Patience) -> Result<(), SubmitError<C>> {
+    pub(crate) fn submit(
+        &self,
+        context: C,
+        body: Body,
+        bounds: Bounds,
+        patience: Patience,
+    ) -> Result<(), SubmitError<C>> {
         let shared = &self.0.shared;
         let bytes = body.len();
         // Endings are never refused for being too many: they are how one gets out of that.
@@ -177,7 +95,7 @@ impl<C> Conn<C> {
             conn.settle();
             return Err(too_many(context, body));
         }
-        let submission = Submission::Op(Operation { conn, context, body });
+        let submission = Submission::Op(Operation { conn, context, body, bounds });
         shared.submit(submission, patience).map_err(|(kind, submission)| shared.take_back(bytes, kind, submission))
     }
 
@@ -244,11 +162,55 @@ impl<C> Conn<C> {
         Op::new(self, payload.into().into())
     }
 
+    /// Writes several pieces, one behind the other, as one operation and by as few system calls as will do: a header and a
+    /// body shared by many connections, say. Completes as [`Conn::write`] does, with a [`Payload::Many`]; pieces may be
+    /// empty, if not all are.
+    ///
+    /// ```
+    /// # use std::{io::Read, os::unix::net::UnixStream};
+    /// use bytes::Bytes;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let (mut watcher, submitter) = gaio::Watcher::spawn(gaio::Options::default())?;
+    /// # let (ours, mut peer) = UnixStream::pair()?;
+    /// # let conn = submitter.delegate(ours)?;
+    /// let body = Bytes::from_static(b"shared by many"); // cloning it copies no byte
+    /// conn.write_vectored(vec![Bytes::from_static(b"14 "), body.clone()]).submit()?;
+    /// conn.close().submit()?;
+    /// let mut all = String::new();
+    /// peer.read_to_string(&mut all)?;
+    /// assert_eq!(all, "14 shared by many");
+    /// # Ok(()) }
+    /// ```
+    pub const fn write_vectored(&self, pieces: Vec<Bytes>) -> Op<'_, C, Write<Vec<Bytes>>> {
+        Op::new(self, Body::WriteMany(Then::Done, pieces))
+    }
+
     /// Copies the bytes into a buffer of the loop's pool and writes that; for bytes that are only borrowed, such as a
     /// pooled read's. Completes as [`Conn::write`] does, with a lease. Costs the copy, and an allocation if the pool is
     /// empty or in use at this moment, or if the bytes are more than [`Limits::read_cap`](crate::Limits::read_cap).
     pub fn write_copied(&self, bytes: &[u8]) -> Op<'_, C, Write<crate::Lease>> {
         Op::new(self, Body::WriteLease(Then::Done, crate::watcher::lease::Pool::copy(&self.0.shared.pool, bytes)))
+    }
+
+    /// Ends the sending side, behind the writes submitted before it: the peer reads the end of the stream, and may go on
+    /// sending. Completes as `ShutDown`; writes behind it fail as `Broken`.
+    pub const fn shutdown_write(&self) -> Op<'_, C> {
+        Op::new(self, Body::ShutdownWrite)
+    }
+
+    /// Cancels one pending operation: it completes as [`OpError::Cancelled`](crate::OpError::Cancelled), with what did
+    /// move, unless it has completed already; a cancel that finds nothing is counted. It looks behind everything that
+    /// was submitted before it, on any thread. Closes cannot be cancelled.
+    ///
+    /// A write that was sent in part leaves the sending side broken; the bytes of an exact read that did arrive come back
+    /// with it. Cost: as a submission, and a look at the pending operations of the connection.
+    ///
+    /// # Errors
+    /// `Closed`, and on the thread of another loop `Full`.
+    pub fn cancel(&self, id: OpId) -> Result<(), SubmitErrorKind> {
+        let cancel = Submission::Cancel { conn: self.clone(), name: id.0 };
+        self.0.shared.submit(cancel, Patience::Forever).map_err(|(kind, _)| kind)
     }
 
     /// Closes gracefully. Pending reads complete as `Released` at once; queued writes go out; then the sending side
@@ -283,6 +245,25 @@ impl<C> Conn<C> {
     /// closed, is harmless.
     pub const fn release(&self) -> Op<'_, C, Single> {
         Op::new(self, Body::Release)
+    }
+
+    /// Ends the session now, by a reset: pending operations complete as `Released`, what the system has not sent yet is
+    /// dropped, and the peer reads an error instead of an end. (A Unix socket has no reset: there it is
+    /// [`Conn::release`].)
+    ///
+    /// Completes as `Closed` when the descriptor is gone; never fails.
+    pub const fn abort(&self) -> Op<'_, C, Single> {
+        Op::new(self, Body::Abort)
+    }
+
+    /// Takes the connection out of the loop again. Pending reads complete as `Released` at once; queued writes go out;
+    /// then the operation completes as `Detached`, with the socket (non-blocking, still open) and the bytes of
+    /// [`Submitter::delegate_with`](crate::Submitter::delegate_with) that no read has taken. What is submitted behind it
+    /// fails as [`OpError::Closed`](crate::OpError::Closed).
+    ///
+    /// Fails, and the connection is reset, if the writes before it fail, or are not through by its deadline.
+    pub const fn into_fd(&self) -> Op<'_, C, Single> {
+        Op::new(self, Body::IntoFd)
     }
 }
 

@@ -16,6 +16,7 @@ use crate::handoff::Pop;
 use crate::sync::mutant;
 use crate::sys;
 use crate::watcher::batch::Item;
+use crate::watcher::body::Body;
 use crate::watcher::op::Submission;
 use crate::watcher::proactor::{Core, Proactor};
 
@@ -47,21 +48,25 @@ impl<C> Proactor<C> {
         }
         // A slot reserved before the ring was closed is still owed to us: its producer raises the gate.
         let all_in = (self.ring.is_finished() || mutant("ended_early")) && self.local.is_empty();
-        let nothing_to_write = self.writes == 0 && self.closing == 0;
+        let nothing_to_write = self.writes == 0 && self.closing.is_empty();
         if all_in && (nothing_to_write || sys::now() >= until) {
-            self.abort_all(core, || OpError::Aborted);
+            for key in core.sessions.keys() {
+                self.spare_the_tail(core, key);
+            }
+            self.abort_all(core, |_| OpError::Aborted);
             self.finish(WaitError::Closed);
         }
     }
 
     /// Ends every listener and session; what is pending completes with that error.
-    fn abort_all(&mut self, core: &mut Core, error: impl Fn() -> OpError) {
+    fn abort_all(&mut self, core: &mut Core, error: impl Fn(&Body) -> OpError) {
         for index in 0..core.listeners.len() {
             self.end_listener(core, index, None);
         }
         for key in core.sessions.keys() {
             self.end_session(core, key, &error);
         }
+        self.alarms.end_all(&mut core.timers, &mut self.outbox, || error(&Body::Readable));
     }
 
     fn finish(&mut self, reason: WaitError) {
@@ -83,16 +88,20 @@ impl<C> Proactor<C> {
     }
 
     fn advance_failing(&mut self, core: &mut Core) {
-        self.abort_all(core, || OpError::LoopFailed);
+        self.abort_all(core, |_| OpError::LoopFailed);
         while let Some(submission) = self.next_submission() {
             match submission {
                 Submission::Op(op) => self.fail_new(op, OpError::LoopFailed),
+                Submission::Cancel { .. } | Submission::CancelTimer { .. } => {}
+                Submission::Timer { context, .. } => {
+                    self.outbox.filling().push(Item::Timer { context, result: Err(OpError::LoopFailed) });
+                }
                 Submission::Post(context) => self.outbox.filling().push(Item::Posted(context)),
                 Submission::Listen { id: listener, .. } => {
                     self.outbox.filling().push(Item::ListenerEnded { listener, error: None });
                 }
                 Submission::Delegate { conn, .. } => {
-                    conn.set_refused();
+                    conn.link().set_refused();
                     self.shared.left();
                 }
             }

@@ -10,6 +10,8 @@
 //!
 //! One step of a session moves at most its budget; what is left makes it go to the end of the ready list (G8).
 
+use std::io::IoSlice;
+
 use crate::error::OpError;
 use crate::event_loop::Step;
 use crate::event_loop::session::{Flags, Session, Verb};
@@ -18,11 +20,11 @@ use crate::event_loop::timers::{Timer, Timers};
 use crate::limits::Limits;
 use crate::sys::{self, Errno};
 use crate::watcher::batch::Stored;
+use crate::watcher::body::Body;
 use crate::watcher::lease::{Class, SMALL};
-use crate::watcher::op::Body;
 use crate::watcher::outcome::Payload;
 use crate::watcher::proactor::Proactor;
-use crate::watcher::queue::Queues;
+use crate::watcher::queue::{Pending, Queues};
 
 /// Pause before a send is tried again for which memory was short: no edge announces memory.
 const RETRY: u64 = 5_000_000;
@@ -50,7 +52,7 @@ impl Budget {
 
 /// What trying the operation at the head of a queue came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Tried {
+pub(crate) enum Tried {
     /// It has left the queue: the next one may be tried.
     Gone,
     /// It waits for an edge, a timer, the arena.
@@ -60,9 +62,9 @@ enum Tried {
 }
 
 /// One session in its step, and what of the loop it needs.
-struct Turn<'l> {
-    key: Key,
-    session: &'l mut Session<Queues>,
+pub(crate) struct Turn<'l> {
+    pub(crate) key: Key,
+    pub(crate) session: &'l mut Session<Queues>,
     timers: &'l mut Timers,
     budget: Budget,
 }
@@ -129,20 +131,24 @@ impl<C> Proactor<C> {
     #[inline]
     fn try_write(&mut self, turn: &mut Turn<'_>) -> Tried {
         let Some(pending) = self.ops.head(&turn.session.state.write) else { return Tried::Waits };
-        if !pending.op.body.is_write() {
-            return Tried::Waits; // A close, in its place behind the writes: `advance_close` sees to it.
+        if turn.session.has(Flags::MUTE) {
+            return self.refuse_write(turn);
         }
-        if turn.session.has(Flags::BROKEN) {
-            self.fail_write(turn, OpError::Broken);
-            return Tried::Gone;
+        if !pending.body.is_write() {
+            return self.end_output(turn);
         }
-        let bytes = pending.op.body.bytes();
-        while pending.done < bytes.len() {
+        let len = pending.body.len();
+        while pending.done < len {
             if turn.budget.is_spent() {
                 return Tried::Spent;
             }
-            let rest = &bytes[pending.done..];
-            match turn.session.send(&rest[..rest.len().min(turn.budget.bytes)]) {
+            let verb = if let Body::WriteMany(..) = pending.body {
+                turn.session.send(&pending.body.slices(pending.done, turn.budget.bytes))
+            } else {
+                let rest = &pending.body.bytes()[pending.done..];
+                turn.session.send(&[IoSlice::new(&rest[..rest.len().min(turn.budget.bytes)])])
+            };
+            match verb {
                 Verb::Moved(n) => {
                     pending.done += n;
                     turn.budget.moved(n);
@@ -161,34 +167,64 @@ impl<C> Proactor<C> {
                 Verb::Eof => unreachable!("a send has no end of stream"),
             }
         }
-        self.written += bytes.len() as u64;
+        self.written += len as u64;
         turn.budget.ops = turn.budget.ops.saturating_sub(1);
-        let queues = &mut turn.session.state;
         // The user's code, if it is the owner of `Bytes` that is dropped here. Before the count: a panic leaves it queued.
-        if let Some(spent) = pending.op.body.become_read() {
+        if let Some(spent) = pending.body.become_read() {
             // To where the next one is drawn from: by the read that follows, or else by another `write_copied`.
-            if matches!(pending.op.body, Body::ReadLeased) {
+            if matches!(pending.body, Body::ReadLeased) {
                 self.stash.give(spent);
             }
         }
         self.writes -= 1;
-        if pending.op.body.is_write() {
-            if let Some(pending) = self.ops.pop(&mut queues.write) {
-                let (conn, context) = (pending.op.conn, pending.op.context);
-                if let Some(payload) = pending.op.body.into_payload() {
+        if pending.body.is_write() {
+            if let Some(pending) = self.ops.pop(&mut turn.session.state.write, turn.timers) {
+                let (conn, context) = (pending.conn, pending.context);
+                if let Some(payload) = pending.body.into_payload() {
                     self.complete(conn, context, Stored::Wrote(payload));
                 }
             }
         } else {
             pending.done = 0;
+            let queues = &mut turn.session.state;
             self.ops.relink(&mut queues.write, &mut queues.read);
+        }
+        Tried::Gone
+    }
+
+    /// Nothing may follow what was torn, nor what ended the output.
+    #[cold]
+    fn refuse_write(&mut self, turn: &mut Turn<'_>) -> Tried {
+        let ends = self.ops.head(&turn.session.state.write).is_some_and(|pending| pending.body.is_ending());
+        if ends {
+            return Tried::Waits; // `advance_close` sees to it.
+        }
+        self.fail_write(turn, OpError::Broken);
+        Tried::Gone
+    }
+
+    /// What is at the head and no write: the end of the output, or of the session (`advance_close` sees to that one).
+    #[cold]
+    fn end_output(&mut self, turn: &mut Turn<'_>) -> Tried {
+        let is_shutdown = |pending: &mut Pending<C>| matches!(pending.body, Body::ShutdownWrite);
+        if !self.ops.head(&turn.session.state.write).is_some_and(is_shutdown) {
+            return Tried::Waits;
+        }
+        if let Err(errno) = sys::shutdown_write(&turn.session.socket) {
+            self.fail_write(turn, OpError::Os(errno.into()));
+            return Tried::Gone;
+        }
+        turn.session.set(Flags::SHUT);
+        if let Some(pending) = self.ops.pop(&mut turn.session.state.write, turn.timers) {
+            self.writes -= 1;
+            self.complete(pending.conn, pending.context, Stored::ShutDown);
         }
         Tried::Gone
     }
 
     #[cold]
     fn fail_write(&mut self, turn: &mut Turn<'_>, error: OpError) {
-        if let Some(pending) = self.ops.pop(&mut turn.session.state.write) {
+        if let Some(pending) = self.ops.pop(&mut turn.session.state.write, turn.timers) {
             self.writes -= 1;
             self.fail(pending, error);
         }
@@ -196,9 +232,12 @@ impl<C> Proactor<C> {
 
     /// Receives what the operation at the head asks for.
     #[inline]
-    fn try_read(&mut self, turn: &mut Turn<'_>) -> Tried {
+    pub(crate) fn try_read(&mut self, turn: &mut Turn<'_>) -> Tried {
+        if turn.session.has(Flags::LEFTOVER) {
+            return self.read_leftover(turn);
+        }
         let Some(pending) = self.ops.head(&turn.session.state.read) else { return Tried::Waits };
-        let (verb, stored) = match &mut pending.op.body {
+        let (verb, stored) = match &mut pending.body {
             Body::ReadLeased => return self.read_leased(turn),
             Body::ReadPooled => return self.read_pooled(turn),
             Body::ReadExact(buffer, n) => {
@@ -233,7 +272,7 @@ impl<C> Proactor<C> {
             verb => {
                 // Not what was hoped for: the buffer goes back to where it was.
                 if let (Stored::Read(bytes), Body::Read(buffer) | Body::ReadExact(buffer, _)) =
-                    (stored, &mut pending.op.body)
+                    (stored, &mut pending.body)
                 {
                     *buffer = bytes;
                 }
@@ -243,12 +282,12 @@ impl<C> Proactor<C> {
     }
 
     #[inline(always)]
-    fn finish_read(&mut self, turn: &mut Turn<'_>, n: usize, stored: Stored) -> Tried {
+    pub(crate) fn finish_read(&mut self, turn: &mut Turn<'_>, n: usize, stored: Stored) -> Tried {
         turn.budget.moved(n);
         turn.budget.ops = turn.budget.ops.saturating_sub(1);
         self.outbox.filling().bytes += n;
-        if let Some(pending) = self.ops.pop(&mut turn.session.state.read) {
-            self.complete(pending.op.conn, pending.op.context, stored);
+        if let Some(pending) = self.ops.pop(&mut turn.session.state.read, turn.timers) {
+            self.complete(pending.conn, pending.context, stored);
         }
         Tried::Gone
     }
@@ -258,12 +297,12 @@ impl<C> Proactor<C> {
         if matches!(verb, Verb::Pending | Verb::Moved(_)) {
             return Tried::Waits;
         }
-        if let Some(pending) = self.ops.pop(&mut turn.session.state.read) {
+        if let Some(pending) = self.ops.pop(&mut turn.session.state.read, turn.timers) {
             match verb {
                 Verb::Failed(errno) => self.fail(pending, OpError::Os(errno.into())),
                 _ => {
-                    let buffer = pending.op.body.into_payload().and_then(Payload::into_vec);
-                    self.complete(pending.op.conn, pending.op.context, Stored::Eof(buffer));
+                    let buffer = pending.body.into_payload().and_then(Payload::into_vec);
+                    self.complete(pending.conn, pending.context, Stored::Eof(buffer));
                 }
             }
         }
@@ -308,7 +347,7 @@ impl<C> Proactor<C> {
 impl Session<Queues> {
     #[inline]
     const fn wants_to_write(&self) -> bool {
-        !self.state.write.is_empty() && (self.writable() || self.has(Flags::BROKEN))
+        !self.state.write.is_empty() && (self.writable() || self.has(Flags::MUTE))
     }
 
     #[inline]

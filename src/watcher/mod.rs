@@ -20,14 +20,20 @@ use crate::sync::{Arc, mutant, thread};
 use crate::sys::{self, Selector, Waker};
 
 mod accepting;
+mod alarm;
 mod aligned;
 mod batch;
+mod body;
+mod bounds;
 mod closing;
 mod conn;
 mod embedded;
 mod ending;
 mod flow;
+mod giving_up;
 mod lease;
+mod leftover;
+mod link;
 mod op;
 mod outbox;
 mod outcome;
@@ -37,12 +43,13 @@ mod queue;
 mod shared;
 mod submitter;
 
+pub use alarm::NewTimer;
 pub use batch::Batch;
 pub use conn::Conn;
 pub use embedded::EmbeddedWatcher;
 pub use lease::Lease;
-pub use op::{Op, Single, Spendable, Write};
-pub use outcome::{Event, Failure, Half, ListenerId, Outcome, Payload};
+pub use op::{Op, OpId, Single, Spendable, TimerId, Write};
+pub use outcome::{Detached, Event, Failure, Half, ListenerId, Outcome, Payload};
 pub use submitter::{Listener, Submitter};
 
 use batch::Buffer;

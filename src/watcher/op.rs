@@ -4,168 +4,46 @@
 //! a `Submission` that holds a handle of its own, so an operation in flight keeps its connection open (I7).
 
 use std::marker::PhantomData;
-use std::time::Duration;
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::error::{SubmitError, SubmitErrorKind};
 use crate::handoff::Position;
-use crate::sys::Socket;
-use crate::watcher::conn::Token;
-use crate::watcher::outcome::{ListenerId, Payload};
-use crate::watcher::queue::Operation;
-use crate::watcher::shared::{ListenerFlag, Patience};
+use crate::sys::{self, Socket};
+use crate::watcher::body::{Body, Then};
+use crate::watcher::bounds::Bounds;
+use crate::watcher::link::Token;
+use crate::watcher::outcome::ListenerId;
+use crate::watcher::shared::{ListenerFlag, Patience, nanos};
 use crate::watcher::{Conn, Lease};
 
-/// What a write does once all its bytes are out.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Then {
-    Done,
-    ReadSame,
-    ReadPooled,
-    ReadLeased,
-}
-
-/// The verb and its buffer. Flat, so that `Then` sits beside the tag and a ring slot stays within 64 bytes.
+/// What was submitted: a handle, the caller's context, a verb with its buffer, and by when.
 #[derive(Debug)]
-pub(crate) enum Body {
-    Read(Vec<u8>),
-    ReadExact(Vec<u8>, usize),
-    ReadPooled,
-    ReadLeased,
-    Readable,
-    WriteVec(Then, Vec<u8>),
-    WriteBytes(Then, Bytes),
-    WriteStatic(Then, &'static [u8]),
-    WriteLease(Then, Lease),
-    Close,
-    Release,
+pub(crate) struct Operation<C> {
+    pub(crate) conn: Conn<C>,
+    pub(crate) context: C,
+    pub(crate) body: Body,
+    pub(crate) bounds: Bounds,
 }
 
-impl Body {
-    /// The bytes of a write; empty for everything else.
-    #[inline]
-    pub(crate) fn bytes(&self) -> &[u8] {
-        match self {
-            Self::WriteVec(_, bytes) => bytes,
-            Self::WriteBytes(_, bytes) => bytes,
-            Self::WriteStatic(_, bytes) => bytes,
-            Self::WriteLease(_, lease) => lease,
-            _ => &[],
-        }
-    }
+/// Names one operation of one connection, to [cancel](Conn::cancel) it by. Given by [`Op::named`].
+///
+/// Names are counted per connection, modulo 2²⁴: a name that is kept that long may name a later operation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct OpId(pub(crate) NonZeroU32);
 
-    /// How many bytes there are to write.
-    #[inline]
-    pub(crate) fn len(&self) -> usize {
-        match self {
-            Self::WriteVec(_, bytes) => bytes.len(),
-            Self::WriteBytes(_, bytes) => bytes.len(),
-            Self::WriteStatic(_, bytes) => bytes.len(),
-            Self::WriteLease(_, lease) => lease.kept(),
-            _ => 0,
-        }
-    }
+/// Names one timer, to [cancel](crate::Submitter::cancel_timer) it by. Never given twice by one loop.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct TimerId(pub(crate) u64);
 
-    #[inline]
-    pub(crate) const fn is_write(&self) -> bool {
-        self.then().is_some()
-    }
-
-    /// Closing verbs go behind everything submitted before them, on any thread.
-    #[inline]
-    pub(crate) const fn is_ending(&self) -> bool {
-        matches!(self, Self::Close | Self::Release)
-    }
-
-    /// What follows, for a write.
-    #[inline]
-    pub(crate) const fn then(&self) -> Option<Then> {
-        match self {
-            Self::WriteVec(then, _)
-            | Self::WriteBytes(then, _)
-            | Self::WriteStatic(then, _)
-            | Self::WriteLease(then, _) => Some(*then),
-            _ => None,
-        }
-    }
-
-    /// The buffer, on its way back to the caller.
-    #[inline]
-    pub(crate) fn into_payload(self) -> Option<Payload> {
-        Some(match self {
-            Self::Read(bytes) | Self::ReadExact(bytes, _) | Self::WriteVec(_, bytes) => Payload::Vec(bytes),
-            Self::WriteBytes(_, bytes) => Payload::Bytes(bytes),
-            Self::WriteStatic(_, bytes) => Payload::Static(bytes),
-            Self::WriteLease(_, lease) => Payload::Lease(lease),
-            Self::ReadPooled | Self::ReadLeased | Self::Readable | Self::Close | Self::Release => return None,
-        })
-    }
-
-    /// Turns a write whose bytes are all out into the read it is linked to, if it is. A lease that was written is
-    /// handed back: it need not go to the caller.
-    #[inline]
-    pub(crate) fn become_read(&mut self) -> Option<Lease> {
-        let next = match self {
-            Self::WriteVec(Then::ReadSame, bytes) => {
-                bytes.clear();
-                Self::Read(std::mem::take(bytes))
-            }
-            _ => match self.then()? {
-                Then::ReadPooled => Self::ReadPooled,
-                Then::ReadLeased => Self::ReadLeased,
-                Then::Done | Then::ReadSame => return None,
-            },
-        };
-        match std::mem::replace(self, next) {
-            Self::WriteLease(_, lease) => Some(lease),
-            _ => None,
-        }
-    }
-
-    #[inline]
-    fn set_then(&mut self, next: Then) {
-        match self {
-            Self::WriteVec(then, _)
-            | Self::WriteBytes(then, _)
-            | Self::WriteStatic(then, _)
-            | Self::WriteLease(then, _) => *then = next,
-            _ => {}
-        }
-    }
-
-    /// Refuses what could never complete, and makes the buffer ready.
-    #[inline]
-    fn prepare(&mut self) -> Result<(), SubmitErrorKind> {
-        match self {
-            Self::Read(bytes) => {
-                bytes.clear();
-                if bytes.capacity() == 0 {
-                    return Err(SubmitErrorKind::EmptyBuffer);
-                }
-            }
-            Self::ReadExact(bytes, n) => {
-                bytes.clear();
-                if *n == 0 {
-                    return Err(SubmitErrorKind::EmptyBuffer);
-                }
-                bytes.try_reserve_exact(*n).map_err(|_| SubmitErrorKind::TooLarge)?;
-            }
-            body if body.is_write() && body.len() == 0 => return Err(SubmitErrorKind::EmptyBuffer),
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
-impl From<Payload> for Body {
-    fn from(payload: Payload) -> Self {
-        match payload {
-            Payload::Vec(bytes) => Self::WriteVec(Then::Done, bytes),
-            Payload::Bytes(bytes) => Self::WriteBytes(Then::Done, bytes),
-            Payload::Static(bytes) => Self::WriteStatic(Then::Done, bytes),
-            Payload::Lease(lease) => Self::WriteLease(Then::Done, lease),
-        }
+/// An instant, as the loop counts time. What is over already is over.
+pub(crate) fn at(instant: Instant) -> u64 {
+    let now = Instant::now();
+    match instant.checked_duration_since(now) {
+        Some(ahead) => sys::now().saturating_add(nanos(ahead)),
+        None => sys::now().saturating_sub(nanos(now - instant)),
     }
 }
 
@@ -173,9 +51,34 @@ impl From<Payload> for Body {
 #[derive(Debug)]
 pub(crate) enum Submission<C> {
     Op(Operation<C>),
-    Delegate { conn: Conn<C>, socket: Socket, linger: u16, unix: bool },
-    Listen { socket: Socket, flag: ListenerFlag, id: ListenerId, linger: u16, unix: bool },
+    Delegate {
+        conn: Conn<C>,
+        socket: Socket,
+        linger: u16,
+        unix: bool,
+        leftover: Bytes,
+    },
+    Listen {
+        socket: Socket,
+        flag: ListenerFlag,
+        id: ListenerId,
+        linger: u16,
+        unix: bool,
+    },
     Post(C),
+    /// `id` 0: it was not asked for.
+    Timer {
+        context: C,
+        at: u64,
+        id: u64,
+    },
+    Cancel {
+        conn: Conn<C>,
+        name: NonZeroU32,
+    },
+    CancelTimer {
+        id: u64,
+    },
 }
 
 /// A submission of the loop's own thread, which does not go through the ring.
@@ -187,21 +90,25 @@ pub(crate) struct Local<C> {
 }
 
 impl<C> Submission<C> {
-    /// Must what is still in the ring go first? An ending must not overtake an operation, nor an operation the delegation
-    /// of its connection.
+    /// Must what is still in the ring go first? An ending or a cancel must not overtake an operation, nor an operation the
+    /// delegation of its connection.
     pub(crate) fn relies_on_the_ring(&self) -> bool {
-        matches!(self, Self::Op(op) if op.body.is_ending() || op.conn.token() == Token::Unregistered)
+        match self {
+            Self::Op(op) => op.body.is_ending() || op.conn.token() == Token::Unregistered,
+            Self::Cancel { .. } | Self::CancelTimer { .. } => true,
+            _ => false,
+        }
     }
 
     /// Takes a refused operation apart.
     pub(crate) fn refuse(self, kind: SubmitErrorKind) -> Option<SubmitError<C>> {
         match self {
-            Self::Op(Operation { conn, context, body }) => {
+            Self::Op(Operation { conn, context, body, .. }) => {
                 conn.settle();
                 Some(SubmitError { kind, context, buffer: body.into_payload() })
             }
-            Self::Post(context) => Some(SubmitError { kind, context, buffer: None }),
-            Self::Delegate { .. } | Self::Listen { .. } => None,
+            Self::Post(context) | Self::Timer { context, .. } => Some(SubmitError { kind, context, buffer: None }),
+            _ => None,
         }
     }
 }
@@ -216,12 +123,13 @@ pub struct Single;
 pub struct Write<P>(PhantomData<P>);
 
 /// Payloads that need not come back, so a linked write may end in a read of another kind.
-pub trait Spendable: Into<Payload> {}
+pub trait Spendable {}
 impl Spendable for Bytes {}
 impl Spendable for &'static [u8] {}
 impl<const N: usize> Spendable for &'static [u8; N] {}
 impl Spendable for &'static str {}
 impl Spendable for Lease {}
+impl Spendable for Vec<Bytes> {}
 
 /// An operation that has not been submitted yet.
 ///
@@ -257,19 +165,80 @@ impl Spendable for Lease {}
 pub struct Op<'c, C, K = Single> {
     conn: &'c Conn<C>,
     body: Body,
+    bounds: Bounds,
     kind: PhantomData<K>,
 }
 
 impl<'c, C, K> Op<'c, C, K> {
     #[inline]
     pub(crate) const fn new(conn: &'c Conn<C>, body: Body) -> Self {
-        Self { conn, body, kind: PhantomData }
+        Self { conn, body, bounds: Bounds::NONE, kind: PhantomData }
+    }
+
+    /// Gives it a deadline: if it is not over by then, it completes as [`OpError::TimedOut`](crate::OpError::TimedOut),
+    /// with what did move.
+    ///
+    /// It is tried before the deadline is looked at: with the bytes there already, a read succeeds however late it is.
+    /// A linked operation has one deadline for both halves. A write that was sent in part leaves the sending side broken
+    /// (what follows fails as `Broken`); the bytes of an exact read that did arrive come back with it. For
+    /// [`Conn::close`] it is the time bound of the graceful close, for [`Conn::into_fd`] that of the writes before it.
+    ///
+    /// Rounded up to 2²⁰ ns (about a millisecond), and by as much again where the system's sleep is coarse: never early.
+    /// Cost: one look at the clock; if it has to wait, a few stores to arm and to disarm.
+    ///
+    /// ```
+    /// # use std::{os::unix::net::UnixStream, time::Duration};
+    /// use gaio::{Event, OpError, Outcome};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let (mut watcher, submitter) = gaio::Watcher::spawn(gaio::Options::default())?;
+    /// # let (ours, _silent) = UnixStream::pair()?;
+    /// # let conn = submitter.delegate(ours)?;
+    /// conn.read_leased().within(Duration::from_millis(5)).submit()?;
+    /// let event = watcher.wait()?.next();
+    /// let Some(Event::Done { outcome: Outcome::Failed(failure), .. }) = event else { panic!() };
+    /// assert!(matches!(failure.error, OpError::TimedOut));
+    /// # Ok(()) }
+    /// ```
+    #[inline]
+    pub fn within(mut self, time: Duration) -> Self {
+        self.bounds = self.bounds.with_deadline(sys::now().saturating_add(nanos(time)));
+        self
+    }
+
+    /// As [`within`](Self::within), with an instant. One in the past is fine: the operation is tried once.
+    #[inline]
+    pub fn by(mut self, instant: Instant) -> Self {
+        self.bounds = self.bounds.with_deadline(at(instant));
+        self
+    }
+
+    /// Gives it a name, by which [`Conn::cancel`] finds it while it is pending.
+    ///
+    /// ```
+    /// # use std::os::unix::net::UnixStream;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let (mut watcher, submitter) = gaio::Watcher::spawn(gaio::Options::default())?;
+    /// # let (ours, _silent) = UnixStream::pair()?;
+    /// # let conn = submitter.delegate(ours)?;
+    /// let (read, id) = conn.read_leased().named();
+    /// read.submit()?;
+    /// conn.cancel(id)?;
+    /// let event = watcher.wait()?.next();
+    /// let Some(gaio::Event::Done { outcome: gaio::Outcome::Failed(failure), .. }) = event else { panic!() };
+    /// assert!(matches!(failure.error, gaio::OpError::Cancelled));
+    /// # Ok(()) }
+    /// ```
+    pub fn named(mut self) -> (Self, OpId) {
+        let name = self.conn.link().next_name();
+        self.bounds = self.bounds.with_name(name);
+        (self, OpId(name))
     }
 
     #[inline]
     fn linked(mut self, then: Then) -> Op<'c, C> {
         self.body.set_then(then);
-        Op::new(self.conn, self.body)
+        Op { conn: self.conn, body: self.body, bounds: self.bounds, kind: PhantomData }
     }
 
     #[inline(always)]
@@ -277,7 +246,7 @@ impl<'c, C, K> Op<'c, C, K> {
         if let Err(kind) = self.body.prepare() {
             return Err(SubmitError { kind, context, buffer: self.body.into_payload() });
         }
-        self.conn.submit(context, self.body, patience)
+        self.conn.submit(context, self.body, self.bounds, patience)
     }
 
     /// Hands it to the loop, with the context that its completion will carry.

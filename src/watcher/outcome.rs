@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use crate::error::OpError;
+use crate::sys::Socket;
 use crate::watcher::{Conn, Lease};
 
 /// Bytes to write, owned until they are written; the same allocation comes back in [`Outcome::Wrote`].
@@ -13,7 +14,7 @@ use crate::watcher::{Conn, Lease};
 ///
 /// ```
 /// let payload = gaio::Payload::from("static bytes");
-/// assert_eq!(payload.as_slice(), b"static bytes");
+/// assert_eq!(payload.as_slice(), Some(&b"static bytes"[..]));
 /// assert!(payload.into_vec().is_none());
 /// ```
 #[derive(Debug)]
@@ -27,18 +28,36 @@ pub enum Payload {
     Static(&'static [u8]),
     /// A buffer of the loop's pool.
     Lease(Lease),
+    /// Several pieces, written one behind the other by as few system calls as will do.
+    Many(Vec<Bytes>),
 }
 
 impl Payload {
-    /// The bytes: all that were to be written, whether they were or not.
+    /// The bytes in one piece: all that were to be written, whether they were or not. None if they are in several.
     #[must_use]
-    pub fn as_slice(&self) -> &[u8] {
-        match self {
+    pub fn as_slice(&self) -> Option<&[u8]> {
+        Some(match self {
             Self::Vec(bytes) => bytes,
             Self::Bytes(bytes) => bytes,
             Self::Static(bytes) => bytes,
             Self::Lease(lease) => lease,
+            Self::Many(_) => return None,
+        })
+    }
+
+    /// How many bytes, in all pieces.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Many(pieces) => pieces.iter().map(Bytes::len).sum(),
+            one => one.as_slice().map_or(0, <[u8]>::len),
         }
+    }
+
+    /// Are there none?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// The vector, if it is one; anything else is dropped.
@@ -48,12 +67,6 @@ impl Payload {
             Self::Vec(bytes) => Some(bytes),
             _ => None,
         }
-    }
-}
-
-impl AsRef<[u8]> for Payload {
-    fn as_ref(&self) -> &[u8] {
-        self.as_slice()
     }
 }
 
@@ -135,7 +148,9 @@ pub struct Failure {
 /// | [`Conn::readable`] | `Readable` | `Readable` | `Readable` (the next read tells), or `Failed` if the session ends |
 /// | [`Conn::write`] | `Wrote` | – | `Failed` |
 /// | a write linked to a read | as the read | as the read | `Failed`, with the half |
-/// | [`Conn::close`], [`Conn::release`] | `Closed` | – | – |
+/// | [`Conn::shutdown_write`] | `ShutDown` | – | `Failed` |
+/// | [`Conn::close`], [`Conn::release`], [`Conn::abort`] | `Closed` | – | – |
+/// | [`Conn::into_fd`] | `Detached` | – | `Failed` |
 ///
 /// Exhaustive on purpose: a `match` without `_` is what keeps a buffer from being dropped unseen.
 #[derive(Debug)]
@@ -151,13 +166,28 @@ pub enum Outcome<'b> {
     Readable,
     /// All bytes were handed to the system, which is not to say that the peer has them; here is the payload.
     Wrote(Payload),
+    /// The sending side has been shut down.
+    ShutDown,
     /// The connection is closed and its descriptor gone.
     Closed,
+    /// The connection is the caller's again.
+    Detached(Box<Detached>),
     /// The peer will send no more; writing may go on. The vector of the read comes back; an exact read's holds what
     /// did arrive.
     Eof(Option<Vec<u8>>),
     /// It failed. Boxed, since it is rare and large.
     Failed(Box<Failure>),
+}
+
+/// A connection that has left its loop; of [`Conn::into_fd`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Detached {
+    /// The socket, non-blocking, in the state in which the last completed operations left it.
+    pub socket: Socket,
+    /// Bytes that were given with the socket by [`Submitter::delegate_with`](crate::Submitter::delegate_with), and that
+    /// no read has taken: they come before what the socket still has to say.
+    pub leftover: Bytes,
 }
 
 /// Names one listener of one loop: that of [`Listener::id`](crate::Listener::id). Never given twice by one loop.
@@ -195,4 +225,11 @@ pub enum Event<'b, C = ()> {
     },
     /// A posted context.
     Posted(C),
+    /// A timer has come to its end.
+    Timer {
+        /// The context it was submitted with.
+        context: C,
+        /// `Ok`: its time has come. Otherwise `Cancelled`, `Aborted` or `LoopFailed`.
+        result: Result<(), OpError>,
+    },
 }

@@ -16,28 +16,32 @@
 //! Models: loom-tests/turn.rs, loom-tests/lifecycle.rs. Mutants that must fail: `returns_overlooked`,
 //! `registered_late`, `local_overtakes`.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+
+use bytes::Bytes;
 
 use crate::error::OpError;
 use crate::event_loop::counters::count;
 use crate::event_loop::session::{Flags, Session};
 use crate::event_loop::slab::Key;
-use crate::event_loop::timers::{Timer, Timers};
+use crate::event_loop::timers::{Armed, Timer, Timers};
 use crate::event_loop::{self, Step};
 use crate::handoff::{Consumer, Pop};
 use crate::sync::{Arc, mutant};
 use crate::sys::{Errno, Socket};
 use crate::watcher::Conn;
 use crate::watcher::accepting::ListenerTag;
+use crate::watcher::alarm::Alarms;
 use crate::watcher::batch::{Item, Stored};
-use crate::watcher::conn::Token;
+use crate::watcher::body::Body;
 use crate::watcher::ending::Ending;
 use crate::watcher::lease::Stash;
-use crate::watcher::op::{Local, Submission};
+use crate::watcher::link::Token;
+use crate::watcher::op::{Local, Operation, Submission};
 use crate::watcher::outbox::Outbox;
 use crate::watcher::outcome::{Failure, Half};
-use crate::watcher::queue::{Operation, Ops, Pending, Queues};
+use crate::watcher::queue::{Ops, Pending, Queues};
 use crate::watcher::shared::{LOCAL, Shared};
 
 pub(crate) type Core = event_loop::Core<Queues, ListenerTag>;
@@ -54,9 +58,12 @@ pub(crate) struct Proactor<C> {
     starved: Vec<Key>,
     /// Bytes of payloads dealt with in this turn.
     pub(crate) written: u64,
-    /// Sessions whose graceful close is under way.
-    pub(crate) closing: usize,
-    /// Pending writes, over all sessions.
+    /// Sessions whose graceful close is under way, by token: its time bound, and the timer.
+    pub(crate) closing: HashMap<u64, (u64, Armed)>,
+    /// Bytes that came with a socket and were not read yet, by token.
+    pub(crate) leftovers: HashMap<u64, Bytes>,
+    pub(crate) alarms: Alarms<C>,
+    /// What is pending in the queues of writes, over all sessions.
     pub(crate) writes: usize,
     pub(crate) ending: Ending,
 }
@@ -71,7 +78,9 @@ impl<C> Proactor<C> {
             stash: Stash::new(shared.pool.clone()),
             starved: Vec::new(),
             written: 0,
-            closing: 0,
+            closing: HashMap::new(),
+            leftovers: HashMap::new(),
+            alarms: Alarms::new(),
             writes: 0,
             ending: Ending::No,
             shared,
@@ -92,8 +101,8 @@ impl<C> Proactor<C> {
 
     /// Completes an operation as failed, with what is left of it.
     pub(crate) fn fail(&mut self, pending: Pending<C>, error: OpError) {
-        let Pending { op: Operation { conn, context, body }, done, .. } = pending;
-        let half = if body.is_write() { Half::Write } else { Half::Read };
+        let Pending { conn, context, body, done, .. } = pending;
+        let half = if body.goes_out() { Half::Write } else { Half::Read };
         if half == Half::Write {
             self.written += body.len() as u64;
         }
@@ -103,7 +112,7 @@ impl<C> Proactor<C> {
 
     /// Fails an operation that was never begun. There is nothing left to close, so a close has succeeded.
     pub(crate) fn fail_new(&mut self, op: Operation<C>, error: OpError) {
-        if op.body.is_ending() {
+        if op.body.is_ending() && !matches!(op.body, Body::IntoFd) {
             return self.complete(op.conn, op.context, Stored::Closed);
         }
         self.fail(Pending::new(op), error);
@@ -152,8 +161,22 @@ impl<C> Proactor<C> {
     fn take_up(&mut self, core: &mut Core, submission: Submission<C>) {
         match submission {
             Submission::Op(op) => self.start(core, op),
-            Submission::Delegate { conn, socket, linger, unix } => {
-                self.register(core, &conn, Session::new(socket, unix, Queues::new(linger)));
+            Submission::Delegate { conn, socket, linger, unix, leftover } => {
+                let mut session = Session::new(socket, unix, Queues::new(linger));
+                if !leftover.is_empty() {
+                    session.set(Flags::LEFTOVER);
+                }
+                self.register(core, &conn, session);
+                if let (Token::Session(token), false) = (conn.token(), leftover.is_empty()) {
+                    self.leftovers.insert(token, leftover);
+                }
+            }
+            Submission::Timer { context, at, id } => self.alarms.start(&mut core.timers, context, at, id),
+            Submission::Cancel { conn, name } => self.cancel(core, &conn, name),
+            Submission::CancelTimer { id } => {
+                if !self.alarms.cancel(id, &mut core.timers, &mut self.outbox) {
+                    count(&self.shared.counters.cancels_missed);
+                }
             }
             Submission::Post(context) => self.outbox.filling().push(Item::Posted(context)),
             Submission::Listen { socket, flag, id, linger, unix } => {
@@ -164,10 +187,10 @@ impl<C> Proactor<C> {
 
     pub(crate) fn register(&self, core: &mut Core, conn: &Conn<C>, session: Session<Queues>) {
         match core.register(session) {
-            Ok(key) => conn.set_token(key.token()),
+            Ok(key) => conn.link().set_token(key.token()),
             Err((refused, _)) => {
                 drop(refused);
-                conn.set_refused();
+                conn.link().set_refused();
                 self.shared.left();
             }
         }
@@ -187,13 +210,15 @@ impl<C> Proactor<C> {
         let Some(session) = core.sessions.get_mut(key).filter(|session| !session.has(Flags::CLOSING)) else {
             return self.fail_new(op, OpError::Closed);
         };
-        let step = if op.body.is_write() {
+        let until = op.bounds.deadline();
+        let index;
+        let step = if op.body.goes_out() {
             let first = session.state.write.is_empty();
             self.writes += 1;
-            self.ops.push(&mut session.state.write, op);
+            index = self.ops.push(&mut session.state.write, op);
             if !first || !session.writable() {
-                return;
-            }
+                Step::Idle
+            } else
             // Before those on the ready list: it produces nothing that they wait for, and gives back what it holds.
             if !session.first_in(now) || self.outbox.is_full() {
                 Step::Again
@@ -202,10 +227,10 @@ impl<C> Proactor<C> {
             }
         } else {
             let first = session.state.read.is_empty();
-            self.ops.push(&mut session.state.read, op);
+            index = self.ops.push(&mut session.state.read, op);
             if !first || !session.readable() {
-                return;
-            }
+                Step::Idle
+            } else
             // Not while others wait for their turn (G8), nor while the batch has no place for the outcome.
             if others_wait || !session.first_in(now) || self.outbox.is_full() {
                 Step::Again
@@ -213,6 +238,9 @@ impl<C> Proactor<C> {
                 self.step_session(key, session, &mut core.timers)
             }
         };
+        if let Some(at) = until {
+            self.ops.arm(&session.state, index, at, &mut core.timers);
+        }
         if step != Step::Idle {
             core.enqueue(key);
         }
@@ -250,7 +278,7 @@ impl<C> Proactor<C> {
         }
         for link in self.shared.clone().returns.drain() {
             if let Token::Session(token) = link.token() {
-                self.begin_close(core, Key::from_token(token));
+                self.begin_close(core, Key::from_token(token), None);
             }
         }
     }
@@ -295,10 +323,21 @@ impl<C> event_loop::Face for Proactor<C> {
     }
 
     fn timer(&mut self, core: &mut Core, timer: Timer) {
-        if let Timer::Close(token) = timer {
-            self.close_overdue(core, Key::from_token(token));
+        match timer {
+            Timer::Op(index) => {
+                count(&self.shared.counters.expired);
+                if self.ops.expired(index).is_some() {
+                    self.give_up(core, index, OpError::TimedOut);
+                }
+            }
+            Timer::Alarm(index) => {
+                count(&self.shared.counters.expired);
+                self.alarms.expired(index, &mut self.outbox);
+            }
+            Timer::Close(token) => self.close_overdue(core, Key::from_token(token)),
+            // That a turn was taken is enough, `publish` looks at the clock.
+            Timer::Grace | Timer::Retry(_) | Timer::Accept(_) => {}
         }
-        // Grace: that a turn was taken is enough, `publish` looks at the clock.
     }
 
     fn full(&mut self) -> bool {

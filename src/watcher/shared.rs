@@ -25,8 +25,8 @@ use crate::limits::Limits;
 use crate::sync::figures::{AtomicU64, AtomicUsize};
 use crate::sync::{Arc, AtomicBool, AtomicU32, Condvar, Mutex, Ordering, mutant};
 use crate::sys::{self, Waker};
-use crate::watcher::conn::Link;
 use crate::watcher::lease::Pool;
+use crate::watcher::link::Link;
 use crate::watcher::op::{Local, Submission};
 
 /// How long a submission may wait for room in the ring.
@@ -122,6 +122,8 @@ pub(crate) struct Shared<C> {
     grace: AtomicU64,
     pub(crate) sessions: AtomicUsize,
     pub(crate) listeners: AtomicU64,
+    /// Timers that were given a name.
+    pub(crate) timers: AtomicU64,
     closing: AtomicBool,
     pub(crate) local: ThreadBound<VecDeque<Local<C>>>,
     pub(crate) returns: Returns<Link<C>>,
@@ -153,6 +155,7 @@ impl<C> Shared<C> {
             grace: AtomicU64::new(u64::MAX),
             sessions: AtomicUsize::new(0),
             listeners: AtomicU64::new(0),
+            timers: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             local: ThreadBound::new(VecDeque::with_capacity(LOCAL)),
             returns: Returns::new(),
@@ -210,6 +213,14 @@ impl<C> Shared<C> {
         Ok(())
     }
 
+    /// Submits what belongs to no connection and has a context.
+    pub(crate) fn submit_unbound(&self, submission: Submission<C>) -> Result<(), SubmitError<C>> {
+        if !self.in_flight.begin(0, &self.limits, false) {
+            return Err(refused(submission, SubmitErrorKind::TooMany));
+        }
+        self.submit(submission, Patience::Forever).map_err(|(kind, submission)| self.take_back(0, kind, submission))
+    }
+
     #[cold]
     fn push_slow(
         &self,
@@ -257,10 +268,7 @@ impl<C> Shared<C> {
     #[cold]
     pub(crate) fn take_back(&self, bytes: usize, kind: SubmitErrorKind, submission: Submission<C>) -> SubmitError<C> {
         self.in_flight.undo(bytes);
-        match submission.refuse(kind) {
-            Some(error) => error,
-            None => unreachable!("only operations and posts are taken back"),
-        }
+        refused(submission, kind)
     }
 
     /// The loop has made room in the ring.
@@ -310,6 +318,13 @@ impl<C> Shared<C> {
     /// Gives a session's place back.
     pub(crate) fn left(&self) {
         self.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn refused<C>(submission: Submission<C>, kind: SubmitErrorKind) -> SubmitError<C> {
+    match submission.refuse(kind) {
+        Some(error) => error,
+        None => unreachable!("only what carries a context is taken back"),
     }
 }
 

@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::error::{DelegateError, DelegateErrorKind, SubmitError, SubmitErrorKind};
 use crate::event_loop::counters::Snapshot;
 use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::sys::{self, Kind, Socket};
 use crate::watcher::Conn;
-use crate::watcher::conn::Addresses;
+use crate::watcher::link::Addresses;
 use crate::watcher::op::Submission;
 use crate::watcher::outcome::ListenerId;
 use crate::watcher::shared::{ListenerFlag, Patience, Shared};
@@ -74,29 +76,55 @@ impl<C> Submitter<C> {
     /// The socket comes back if it is none that can be delegated (a file, a listener, an unconnected socket), if there
     /// are too many sessions, or if the loop is shut down.
     pub fn delegate(&self, socket: impl Into<Socket>) -> Result<Conn<C>, DelegateError> {
-        let socket = socket.into();
-        let fail = |kind, socket| Err(DelegateError { kind, socket });
+        self.delegate_with(socket, Bytes::new())
+    }
+
+    /// As [`delegate`](Self::delegate), with bytes that were read from the socket before (during a handshake, say): reads
+    /// get them first.
+    ///
+    /// ```
+    /// # use std::os::unix::net::UnixStream;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let (mut watcher, submitter) = gaio::Watcher::spawn(gaio::Options::default())?;
+    /// # let (ours, _peer) = UnixStream::pair()?;
+    /// let conn = submitter.delegate_with(ours, &b"read too far"[..])?;
+    /// conn.read_exact(Vec::new(), 4).submit()?;
+    /// let event = watcher.wait()?.next();
+    /// assert!(matches!(event, Some(gaio::Event::Done { outcome: gaio::Outcome::Read(bytes), .. }) if bytes == b"read"));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`delegate`](Self::delegate).
+    pub fn delegate_with(
+        &self,
+        socket: impl Into<Socket>,
+        leftover: impl Into<Bytes>,
+    ) -> Result<Conn<C>, DelegateError> {
+        let (socket, leftover) = (socket.into(), leftover.into());
+        let fail = |kind, socket, leftover| Err(DelegateError { kind, socket, leftover });
         let found = match sys::adopt(&socket) {
             Ok(found) => found,
-            Err(errno) => return fail(DelegateErrorKind::Os(errno.into()), socket),
+            Err(errno) => return fail(DelegateErrorKind::Os(errno.into()), socket, leftover),
         };
         let unix = match found.kind {
             Kind::TcpStream => false,
             Kind::UnixStream => true,
-            other => return fail(DelegateErrorKind::Unsupported(why_not(other)), socket),
+            other => return fail(DelegateErrorKind::Unsupported(why_not(other)), socket, leftover),
         };
         if !self.0.admit() {
-            return fail(DelegateErrorKind::TooMany, socket);
+            return fail(DelegateErrorKind::TooMany, socket, leftover);
         }
         let local = if found.peer.is_some() { sys::local_addr(&socket) } else { None };
         let conn = Conn::create(self.0.clone(), Addresses::new(found.peer, local));
-        let submission = Submission::Delegate { conn: conn.clone(), socket, linger: seconds(found.linger), unix };
+        let submission =
+            Submission::Delegate { conn: conn.clone(), socket, linger: seconds(found.linger), unix, leftover };
         match self.0.submit(submission, Patience::Forever) {
             Ok(()) => Ok(conn),
-            Err((kind, Submission::Delegate { socket, .. })) => {
+            Err((kind, Submission::Delegate { socket, leftover, .. })) => {
                 self.0.left();
-                conn.set_refused();
-                fail(not_submitted(kind), socket)
+                conn.link().set_refused();
+                fail(not_submitted(kind), socket, leftover)
             }
             Err(_) => unreachable!("a delegation was submitted, so a delegation was refused"),
         }
@@ -113,7 +141,7 @@ impl<C> Submitter<C> {
     /// The socket comes back if it is not a listener, or the loop is shut down.
     pub fn listen(&self, socket: impl Into<Socket>) -> Result<Listener<C>, DelegateError> {
         let socket = socket.into();
-        let fail = |kind, socket| Err(DelegateError { kind, socket });
+        let fail = |kind, socket| Err(DelegateError { kind, socket, leftover: Bytes::new() });
         let found = match sys::adopt_listener(&socket) {
             Ok(found) => found,
             Err(errno) => return fail(DelegateErrorKind::Os(errno.into()), socket),
@@ -145,11 +173,7 @@ impl<C> Submitter<C> {
     /// # Errors
     /// `Closed`, `TooMany`, and on a loop's own thread `Full`; the context comes back.
     pub fn post(&self, context: C) -> Result<(), SubmitError<C>> {
-        if !self.0.in_flight.begin(0, &self.0.limits, false) {
-            return Err(SubmitError { kind: SubmitErrorKind::TooMany, context, buffer: None });
-        }
-        let posted = self.0.submit(Submission::Post(context), Patience::Forever);
-        posted.map_err(|(kind, submission)| self.0.take_back(0, kind, submission))
+        self.0.submit_unbound(Submission::Post(context))
     }
 
     /// Ends the loop. From now on everything is refused. Until `grace` is over, queued writes and graceful closes go

@@ -12,8 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gaio::{
-    Batch, Conn, EmbeddedWatcher, Event, Failure, Lease, Limits, ListenerId, Options, Outcome, Payload, Snapshot,
-    Submitter, WaitError, Watcher,
+    Batch, Conn, Detached, EmbeddedWatcher, Event, Failure, Lease, Limits, ListenerId, OpError, Options, Outcome,
+    Payload, Snapshot, Submitter, WaitError, Watcher,
 };
 
 /// Longest life of a test. One that hangs is aborted, with its name.
@@ -245,7 +245,9 @@ pub(crate) enum Got {
     Leased(Lease),
     Readable,
     Wrote(Payload),
+    ShutDown,
     Closed,
+    Detached(Detached),
     Eof(Option<Vec<u8>>),
     Failed(Failure),
 }
@@ -301,7 +303,9 @@ impl From<Outcome<'_>> for Got {
             Outcome::Leased(lease) => Self::Leased(lease),
             Outcome::Readable => Self::Readable,
             Outcome::Wrote(payload) => Self::Wrote(payload),
+            Outcome::ShutDown => Self::ShutDown,
             Outcome::Closed => Self::Closed,
+            Outcome::Detached(detached) => Self::Detached(*detached),
             Outcome::Eof(bytes) => Self::Eof(bytes),
             Outcome::Failed(failure) => Self::Failed(*failure),
         }
@@ -315,6 +319,7 @@ pub(crate) enum Taken<C = u64> {
     Accepted(Conn<C>, ListenerId),
     Ended(ListenerId, Option<io::Error>),
     Posted(C),
+    Timer(C, Result<(), OpError>),
 }
 
 impl<C> From<Event<'_, C>> for Taken<C> {
@@ -324,6 +329,7 @@ impl<C> From<Event<'_, C>> for Taken<C> {
             Event::Accepted { conn, listener, .. } => Self::Accepted(conn, listener),
             Event::ListenerEnded { listener, error } => Self::Ended(listener, error),
             Event::Posted(context) => Self::Posted(context),
+            Event::Timer { context, result } => Self::Timer(context, result),
             other => panic!("an event these tests do not know: {}", std::any::type_name_of_val(&other)),
         }
     }

@@ -4,6 +4,7 @@
 //! Over loopback the kernel answers at once, but need not: TCP may deliver a little later. So an answer that is still
 //! on its way is waited for; one that differs is not.
 
+use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::thread;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use super::super::net::tests::{pair, tcp_pair};
 use super::super::{self as real, Bits, Errno, Readiness};
 use super::World;
+use super::connection::Connection;
 
 /// Waiting for what is on its way ends after so many milliseconds. Nothing that passes waits so long.
 const PATIENCE: u32 = 5_000;
@@ -37,29 +39,58 @@ impl Call {
     }
 }
 
-struct Ends<S> {
-    ends: [Option<S>; 2],
-    /// What came for each end since it was last compared.
-    edges: [Bits; 2],
+/// Both selectors, and what came for each token since it was last compared.
+pub(super) struct Selectors {
+    kernel: real::Selector,
+    sim: super::Selector,
+    edges: BTreeMap<u64, (Bits, Bits)>,
 }
 
-impl<S> Ends<S> {
-    fn new(pair: (S, S)) -> Self {
-        Self { ends: [Some(pair.0), Some(pair.1)], edges: [Bits::NONE; 2] }
+impl Selectors {
+    pub(super) fn new() -> Self {
+        let (kernel, sim) = (real::Selector::new().unwrap(), super::Selector::new().unwrap());
+        Self { kernel, sim, edges: BTreeMap::new() }
     }
 
-    fn note(&mut self, events: &[Readiness]) {
-        for event in events {
-            self.edges[usize::from(event.token == 1)] |= event.bits;
+    pub(super) fn register(&mut self, token: u64, kernel: &real::Socket, sim: &super::Socket) {
+        self.kernel.register(kernel, token).unwrap();
+        self.sim.register(sim, token).unwrap();
+        self.edges.insert(token, (Bits::NONE, Bits::NONE));
+    }
+
+    /// Its sockets were closed.
+    pub(super) fn forget(&mut self, token: u64) {
+        self.edges.remove(&token);
+    }
+
+    /// Every edge of the simulated system must be one of the kernel's, at once or a little later.
+    pub(super) fn compare(&mut self) {
+        let mut out: Vec<Readiness> = Vec::new();
+        self.sim.wait(&mut out, Some(0)).unwrap();
+        for event in &out {
+            self.edges.get_mut(&event.token).expect("an event of a socket that is open").1 |= event.bits;
         }
+        let mut patience = 0..PATIENCE;
+        loop {
+            self.kernel.wait(&mut out, Some(0)).unwrap();
+            for event in &out {
+                self.edges.get_mut(&event.token).expect("an event of a socket that is open").0 |= event.bits;
+            }
+            if self.edges.values().all(|(kernel, sim)| kernel.contains(*sim)) {
+                break;
+            }
+            assert!(patience.next().is_some(), "the kernel's edges and ours: {:?}", self.edges);
+            thread::sleep(Duration::from_millis(1));
+        }
+        self.edges.values_mut().for_each(|edges| *edges = (Bits::NONE, Bits::NONE));
     }
 }
 
 /// xorshift: a test must come out the same each time.
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> usize {
+    pub(super) fn roll(&mut self, sides: u64) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -67,20 +98,22 @@ impl Dice {
     }
 }
 
-/// Calls the kernel until it answers as expected. Success in place of an error is an RST or an ACK on its way.
-fn expect<T: PartialEq + std::fmt::Debug>(expected: Result<T, Errno>, call: impl Fn() -> Result<T, Errno>) {
+/// Calls the kernel until it answers as expected. Success in place of an error is an RST or an ACK on its way; EAGAIN is
+/// anything that is.
+pub(super) fn expect<T: PartialEq + std::fmt::Debug>(expected: Result<T, Errno>, call: impl Fn() -> Result<T, Errno>) {
     for _ in 0..PATIENCE {
         let answer = call();
         if answer == expected {
             return;
         }
-        assert!(answer.is_ok() && expected.is_err(), "{answer:?}, expected {expected:?}");
+        let on_its_way = (answer.is_ok() && expected.is_err()) || answer == Err(Errno::AGAIN);
+        assert!(on_its_way, "{answer:?}, expected {expected:?}");
         thread::sleep(Duration::from_millis(1));
     }
     panic!("{expected:?} never came");
 }
 
-fn compare_recv(kernel: &real::Socket, sim: &super::Socket, room: usize) {
+pub(super) fn compare_recv(kernel: &real::Socket, sim: &super::Socket, room: usize) {
     let mut expected = Vec::with_capacity(room);
     // The allocator may give more room than was asked for.
     let limit = expected.capacity();
@@ -108,18 +141,17 @@ fn compare_recv(kernel: &real::Socket, sim: &super::Socket, room: usize) {
 fn live(dice: &mut Dice, unix: bool, calls: usize) {
     eprintln!("a new {} connection", if unix { "Unix" } else { "TCP" });
     let world = World::enter();
-    let mut kernel = Ends::new(if unix { pair() } else { tcp_pair() });
-    let mut sim = Ends::new(world.sockets_of(unix));
-    let mut kernel_selector = real::Selector::new().unwrap();
-    let mut sim_selector = super::Selector::new().unwrap();
+    let (ours, theirs) = if unix { pair() } else { tcp_pair() };
+    let mut kernel = [Some(ours), Some(theirs)];
+    let (near, far) = world.sockets_of(|buffer| Connection::new(buffer, unix));
+    let mut sim = [Some(near), Some(far)];
+    let mut selectors = Selectors::new();
     for side in 0..2 {
-        kernel_selector.register(kernel.ends[side].as_ref().unwrap(), side as u64).unwrap();
-        sim_selector.register(sim.ends[side].as_ref().unwrap(), side as u64).unwrap();
+        selectors.register(side as u64, kernel[side].as_ref().unwrap(), sim[side].as_ref().unwrap());
     }
-    let mut out = Vec::new();
     for _ in 0..calls {
         let side = dice.roll(2);
-        if let (Some(ours), Some(simulated)) = (&kernel.ends[side], &sim.ends[side]) {
+        if let (Some(ours), Some(simulated)) = (&kernel[side], &sim[side]) {
             let call = Call::random(dice);
             // Shown if the comparison fails.
             eprintln!("end {side}: {call:?}");
@@ -137,24 +169,12 @@ fn live(dice: &mut Dice, unix: bool, calls: usize) {
                 Call::Close => {}
             }
             if matches!(call, Call::Close | Call::Abort) {
-                kernel.ends[side] = None;
-                sim.ends[side] = None;
+                kernel[side] = None;
+                sim[side] = None;
+                selectors.forget(side as u64);
             }
         }
-        sim_selector.wait(&mut out, Some(0)).unwrap();
-        sim.note(&out);
-        let mut patience = 0..PATIENCE;
-        loop {
-            kernel_selector.wait(&mut out, Some(0)).unwrap();
-            kernel.note(&out);
-            if (0..2).all(|side| kernel.ends[side].is_none() || kernel.edges[side].contains(sim.edges[side])) {
-                break;
-            }
-            assert!(patience.next().is_some(), "edges: {:?}, expected {:?}", kernel.edges, sim.edges);
-            thread::sleep(Duration::from_millis(1));
-        }
-        kernel.edges = [Bits::NONE; 2];
-        sim.edges = [Bits::NONE; 2];
+        selectors.compare();
     }
 }
 

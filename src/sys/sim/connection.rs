@@ -1,4 +1,5 @@
-//! A stream connection: two ends, and the rules by which bytes, FIN and RST pass between them.
+//! A connection: two ends, and the rules by which bytes, FIN and RST pass between them. Those of datagrams are next
+//! door, in `datagram.rs`.
 //!
 //! ```text
 //!            FIN (shutdown, close)              RST (abort, unread at close, sent to the closed)
@@ -6,7 +7,8 @@
 //!     └────────────────────────────────── RST ──────────────────────────────────▲
 //! ```
 //!
-//! That is one end's view of its reading side. Nothing here knows of descriptors: an operation marks the ends for
+//! That is one end's view of its reading side. The end that connects starts in front of it, as *connecting*: it becomes
+//! open when it is answered, and dead when it is refused. Nothing here knows of descriptors: an operation marks the ends for
 //! which it was an edge, and the state tells whoever holds them.
 
 use std::collections::VecDeque;
@@ -14,7 +16,7 @@ use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::super::{Bits, Errno};
+use super::super::{Bits, Errno, Kind, StreamOptions};
 
 /// One of the two ends. The near one is accepted or given to the code under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +39,9 @@ impl Side {
 #[derive(Default)]
 pub(super) struct End {
     /// Bytes that have arrived and are not read.
-    inbox: VecDeque<u8>,
+    pub(super) inbox: VecDeque<u8>,
+    /// Where the messages among them end, as lengths: of datagrams alone.
+    pub(super) lengths: VecDeque<usize>,
     /// How many bytes were ever read: the position of the inbox's front in the stream.
     read: u64,
     /// Positions at which a read stops although there is more: an urgent mark, or the end of a message with
@@ -47,32 +51,49 @@ pub(super) struct End {
     eof: bool,
     /// An RST has arrived.
     dead: bool,
-    /// What the RST has left to be told, once.
-    error: Option<Errno>,
+    /// What an RST or a refusal has left to be told, once.
+    pub(super) error: Option<Errno>,
     /// Our FIN is sent.
-    shut: bool,
+    pub(super) shut: bool,
     /// A send was answered EAGAIN: room is an edge. Nothing else makes it one.
-    wants_room: bool,
-    closed: bool,
+    pub(super) wants_room: bool,
+    pub(super) closed: bool,
+    /// It has asked for the connection, and is not answered yet.
+    connecting: bool,
+    /// Of Unix datagrams: the peer was found dead, and is forgotten.
+    pub(super) alone: bool,
     /// An operation was an edge for this end, and its holder is not told yet.
-    edge: bool,
+    pub(super) edge: bool,
     /// Who holds it; `None` for an end in a test's hand, or in a backlog.
     pub(super) holder: Option<usize>,
     pub(super) addr: Option<SocketAddr>,
     pub(super) linger: Option<Duration>,
-    pub(super) nodelay: bool,
+    /// Remembered, and told; nothing here depends on them.
+    pub(super) options: StreamOptions,
 }
 
 pub(super) struct Connection {
     near: End,
     far: End,
-    capacity: usize,
+    pub(super) capacity: usize,
     pub(super) unix: bool,
+    pub(super) datagrams: bool,
 }
 
 impl Connection {
     pub(super) fn new(capacity: usize, unix: bool) -> Self {
-        Self { near: End::default(), far: End::default(), capacity, unix }
+        Self { near: End::default(), far: End::default(), capacity, unix, datagrams: false }
+    }
+
+    pub(super) fn of_datagrams(capacity: usize, unix: bool) -> Self {
+        Self { datagrams: true, ..Self::new(capacity, unix) }
+    }
+
+    /// A TCP connection that `side` has asked for, and that is not answered yet.
+    pub(super) fn asked_for(capacity: usize, side: Side) -> Self {
+        let mut connection = Self::new(capacity, false);
+        connection.end(side).connecting = true;
+        connection
     }
 
     pub(super) fn end(&mut self, side: Side) -> &mut End {
@@ -82,7 +103,7 @@ impl Connection {
         }
     }
 
-    fn both(&mut self, side: Side) -> (&mut End, &mut End) {
+    pub(super) fn both(&mut self, side: Side) -> (&mut End, &mut End) {
         match side {
             Side::Near => (&mut self.near, &mut self.far),
             Side::Far => (&mut self.far, &mut self.near),
@@ -99,6 +120,9 @@ impl Connection {
     }
 
     pub(super) fn recv(&mut self, side: Side, room: usize, out: &mut Vec<u8>) -> Result<usize, Errno> {
+        if self.datagrams {
+            return self.recv_datagram(side, room, out).map(|datagram| datagram.len);
+        }
         let unix = self.unix;
         let (end, other) = self.both(side);
         if end.inbox.is_empty() {
@@ -118,17 +142,26 @@ impl Connection {
 
     /// As `recv` of one byte, but nothing is taken; an error is, as the kernel does it.
     pub(super) fn peek(&mut self, side: Side) -> Result<usize, Errno> {
+        if self.datagrams {
+            return self.next_datagram(side).map(|whole| whole.min(1));
+        }
         let unix = self.unix;
         let end = self.end(side);
         if end.inbox.is_empty() { end.recv_nothing(unix) } else { Ok(1) }
     }
 
     pub(super) fn send(&mut self, side: Side, bufs: &[IoSlice<'_>]) -> Result<usize, Errno> {
+        if self.datagrams {
+            return self.send_datagram(side, bufs);
+        }
         let (capacity, unix) = (self.capacity, self.unix);
         let (end, other) = self.both(side);
         // A Unix socket sees at once that its peer is gone, and keeps the error for a read. TCP tells whoever asks.
         if unix && (end.shut || other.closed) {
             return Err(Errno::PIPE);
+        }
+        if end.connecting {
+            return Err(Errno::AGAIN);
         }
         if let Some(errno) = end.error.take() {
             return Err(errno);
@@ -165,18 +198,21 @@ impl Connection {
     }
 
     pub(super) fn shutdown_write(&mut self, side: Side) -> Result<(), Errno> {
-        let unix = self.unix;
+        let (unix, datagrams) = (self.unix, self.datagrams);
         let (end, other) = self.both(side);
-        if !unix && (end.dead || end.is_finished()) {
+        if !unix && end.has_no_peer() {
             return Err(Errno::NOTCONN);
         }
-        if !std::mem::replace(&mut end.shut, true) {
+        if !std::mem::replace(&mut end.shut, true) && !datagrams {
             other.finish();
         }
         Ok(())
     }
 
     pub(super) fn close(&mut self, side: Side) {
+        if self.datagrams {
+            return self.close_datagrams(side);
+        }
         let unix = self.unix;
         let (end, other) = self.both(side);
         end.closed = true;
@@ -194,11 +230,70 @@ impl Connection {
         end.inbox.clear();
     }
 
+    /// Closes an end that was never accepted: its peer is reset, whatever has passed between them.
+    pub(super) fn abandon(&mut self, side: Side) {
+        let unix = self.unix;
+        let (end, other) = self.both(side);
+        end.closed = true;
+        other.reset(unix);
+    }
+
+    /// Answers the end that has asked for this connection.
+    pub(super) fn establish(&mut self, side: Side) {
+        let end = self.end(side);
+        end.edge |= std::mem::take(&mut end.connecting);
+    }
+
+    /// Refuses it, and closes the end that it asked for.
+    pub(super) fn refuse(&mut self, side: Side, errno: Errno) {
+        let (end, other) = self.both(side);
+        other.closed = true;
+        if std::mem::take(&mut end.connecting) {
+            end.dead = true;
+            end.error = Some(errno);
+            end.edge = true;
+        }
+    }
+
+    /// How a connect has come out: the peer's address, EAGAIN for not yet, or why not.
+    pub(super) fn connected(&mut self, side: Side) -> Result<Option<SocketAddr>, Errno> {
+        let unix = self.unix;
+        let (end, other) = self.both(side);
+        if !unix && end.has_no_peer() {
+            return Err(end.error.take().unwrap_or(Errno::AGAIN));
+        }
+        Ok(other.addr)
+    }
+
+    pub(super) fn kind(&mut self, side: Side) -> Kind {
+        let (unix, datagrams) = (self.unix, self.datagrams);
+        let end = self.end(side);
+        match (datagrams, unix) {
+            (true, _) if end.alone => Kind::UnconnectedDatagram,
+            (true, _) => Kind::Datagram,
+            (false, true) => Kind::UnixStream,
+            (false, false) if end.connecting => Kind::UnconnectedStream,
+            (false, false) => Kind::TcpStream,
+        }
+    }
+
+    /// The address of the other end, as long as this one knows it.
+    pub(super) fn peer_addr(&mut self, side: Side) -> Option<SocketAddr> {
+        let (end, other) = self.both(side);
+        other.addr.filter(|_| !end.has_no_peer())
+    }
+
     pub(super) fn mask(&self, side: Side) -> Bits {
         let (end, other) = match side {
             Side::Near => (&self.near, &self.far),
             Side::Far => (&self.far, &self.near),
         };
+        if self.datagrams {
+            return self.mask_datagrams(end, other);
+        }
+        if end.connecting {
+            return Bits::NONE;
+        }
         let mut bits = Bits::NONE;
         if !end.inbox.is_empty() || end.eof || end.dead {
             bits |= Bits::READABLE;
@@ -228,6 +323,11 @@ impl End {
             None if self.dead || self.eof => Ok(0),
             None => Err(Errno::AGAIN),
         }
+    }
+
+    /// It has none yet, or none any more.
+    pub(super) fn has_no_peer(&self) -> bool {
+        self.connecting || self.alone || self.dead || self.is_finished()
     }
 
     /// Both FINs have passed.

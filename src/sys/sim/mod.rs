@@ -14,7 +14,11 @@
 //! | data in front of an RST | can be read; then ECONNRESET once; then EOF | the same on loopback |
 //! | `pending_first` | every attempt that could succeed is first answered EAGAIN, and an edge follows | never |
 //!
-//! `against_kernel.rs` runs random calls on both and compares.
+//! Those of datagrams are in `datagram.rs`, those of connects in `addresses.rs`. The files `*against_kernel.rs` run random
+//! calls on both systems and compare.
+//!
+//! Every call that the world may answer in the connection's place asks `State::permit` first. `pending_first` lives
+//! there, and so can every other fault that a test wants to put in.
 //!
 //! # The world
 //!
@@ -27,28 +31,41 @@
 //!
 //! Nothing here sleeps. When a selector has nothing to report and a deadline to wait for, [`Clock`] says what happens.
 
-#[cfg(all(test, not(any(loom, gaio_sim))))]
-mod against_kernel;
+mod addresses;
 mod connection;
+mod datagram;
 mod peer;
+mod remote;
 mod selector;
 mod socket;
 mod state;
 mod world;
 
+#[cfg(all(test, not(any(loom, gaio_sim))))]
+mod against_kernel;
+#[cfg(all(test, not(loom)))]
+mod connect_tests;
+#[cfg(all(test, not(any(loom, gaio_sim))))]
+mod connects_against_kernel;
+#[cfg(all(test, not(loom)))]
+mod datagram_tests;
+#[cfg(all(test, not(any(loom, gaio_sim))))]
+mod datagrams_against_kernel;
 #[cfg(all(test, loom))]
 mod models;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
 pub use peer::Peer;
+pub use remote::{Attempt, Remote};
 pub use socket::Socket;
 pub use world::{Clock, Config, World};
 
 pub(crate) use selector::{Selector, Waker, now};
 pub(crate) use socket::{
-    Reserve, accept, adopt, adopt_listener, linger_off, listen_tcp, local_addr, peek, peer_addr, recv_slice, recv_vec,
-    reset_on_close, send, set_nodelay, shutdown_write,
+    Reserve, accept, adopt, adopt_listener, apply_buffers, connect_tcp, connect_unix, connected, linger_off,
+    listen_tcp, listen_unix, local_addr, next_datagram, peek, peer_addr, recv_datagram_slice, recv_datagram_vec,
+    recv_slice, recv_vec, reset_on_close, send, set_nodelay, shutdown_write, so_error,
 };
 pub(crate) use world::carry;
 

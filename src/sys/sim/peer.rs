@@ -27,7 +27,7 @@ impl Peer {
         self.shared.call(|state| state.on_end(self.end, act))
     }
 
-    /// Sends as much as there is room for, and says how much that was.
+    /// Sends as much as there is room for, and says how much that was. Of datagrams: one, whole or not at all.
     ///
     /// # Errors
     ///
@@ -36,11 +36,12 @@ impl Peer {
         Ok(self.act(|connection, side| connection.send(side, &[IoSlice::new(bytes)]))?)
     }
 
-    /// Receives what is there; 0 is the end.
+    /// Receives what is there; 0 is the end. Of datagrams: the next, cut if there is no room, and 0 is an empty one.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if there is nothing; `ConnectionReset` once after a reset.
+    /// `WouldBlock` if there is nothing; `ConnectionReset` once after a reset, `ConnectionRefused` once after a UDP send
+    /// to the closed.
     pub fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
         let mut bytes = Vec::new();
         let len = self.act(|connection, side| connection.recv(side, buf.len(), &mut bytes))?;
@@ -108,7 +109,7 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        self.shared.close_end(self.end);
+        self.shared.drop_call(|state| state.close_end(self.end));
     }
 }
 

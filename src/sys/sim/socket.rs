@@ -3,12 +3,13 @@
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::{Errno, Inspected, Kind, MAX_SLICES};
+use super::super::{Connecting, Datagram, Errno, Inspected, Kind, ListenOptions, MAX_SLICES, StreamOptions};
 use super::connection::{Connection, Side};
-use super::state::{Descriptor, Direction, Object};
+use super::state::{Descriptor, Object, Verb};
 use super::world::{Shared, World};
 
 /// One owned descriptor of a simulated system, closed by its drop.
@@ -30,24 +31,18 @@ impl Socket {
 
     /// Sets SO_LINGER, as a user may have done before the delegation.
     pub fn set_linger(&self, linger: Option<Duration>) {
-        let _ = self.on_stream(|connection, side| connection.end(side).linger = linger);
+        let _ = self.on_connection(|connection, side| connection.end(side).linger = linger);
     }
 
-    fn on_stream<R>(&self, act: impl FnOnce(&mut Connection, Side) -> R) -> Result<R, Errno> {
-        self.shared.call(|state| state.on_stream(self.descriptor, act))
+    pub(super) fn on_connection<R>(&self, act: impl FnOnce(&mut Connection, Side) -> R) -> Result<R, Errno> {
+        self.shared.call(|state| state.on_connection(self.descriptor, act))
     }
 
-    /// Like `on_stream`, for what may be answered EAGAIN.
-    fn attempt<R>(
-        &self,
-        direction: Direction,
-        act: impl FnOnce(&mut Connection, Side) -> Result<R, Errno>,
-    ) -> Result<R, Errno> {
+    /// Like `on_connection`, for what the world may answer in the connection's place.
+    fn attempt<R>(&self, verb: Verb, act: impl FnOnce(&mut Connection, Side) -> Result<R, Errno>) -> Result<R, Errno> {
         self.shared.call(|state| {
-            if state.holds_back(self.descriptor, direction) {
-                return Err(Errno::AGAIN);
-            }
-            state.on_stream(self.descriptor, act)?
+            state.permit(verb, Some(self.descriptor))?;
+            state.on_connection(self.descriptor, act)?
         })
     }
 }
@@ -69,7 +64,7 @@ pub(crate) fn recv_vec(socket: &Socket, buf: &mut Vec<u8>) -> Result<usize, Errn
     if room == 0 {
         return Err(Errno::INVAL);
     }
-    socket.attempt(Direction::In, |connection, side| connection.recv(side, room, buf))
+    socket.attempt(Verb::Recv, |connection, side| connection.recv(side, room, buf))
 }
 
 pub(crate) fn recv_slice(socket: &Socket, buf: &mut [u8]) -> Result<usize, Errno> {
@@ -77,24 +72,47 @@ pub(crate) fn recv_slice(socket: &Socket, buf: &mut [u8]) -> Result<usize, Errno
     if buf.is_empty() {
         return Err(Errno::INVAL);
     }
-    let len = socket.attempt(Direction::In, |connection, side| connection.recv(side, buf.len(), &mut bytes))?;
+    let len = socket.attempt(Verb::Recv, |connection, side| connection.recv(side, buf.len(), &mut bytes))?;
     buf[..len].copy_from_slice(&bytes);
     Ok(len)
 }
 
+pub(crate) fn recv_datagram_vec(socket: &Socket, buf: &mut Vec<u8>) -> Result<Datagram, Errno> {
+    let room = buf.capacity() - buf.len();
+    if room == 0 {
+        return Err(Errno::INVAL);
+    }
+    socket.attempt(Verb::Recv, |connection, side| connection.recv_datagram(side, room, buf))
+}
+
+pub(crate) fn recv_datagram_slice(socket: &Socket, buf: &mut [u8]) -> Result<Datagram, Errno> {
+    let mut bytes = Vec::with_capacity(buf.len());
+    if buf.is_empty() {
+        return Err(Errno::INVAL);
+    }
+    let datagram =
+        socket.attempt(Verb::Recv, |connection, side| connection.recv_datagram(side, buf.len(), &mut bytes))?;
+    buf[..datagram.len].copy_from_slice(&bytes);
+    Ok(datagram)
+}
+
+pub(crate) fn next_datagram(socket: &Socket) -> Result<usize, Errno> {
+    socket.attempt(Verb::Peek, Connection::next_datagram)
+}
+
 pub(crate) fn peek(socket: &Socket) -> Result<usize, Errno> {
-    socket.attempt(Direction::In, Connection::peek)
+    socket.attempt(Verb::Peek, Connection::peek)
 }
 
 pub(crate) fn send(socket: &Socket, bufs: &[IoSlice<'_>]) -> Result<usize, Errno> {
     if bufs.len() > MAX_SLICES {
         return Err(Errno::MSGSIZE);
     }
-    socket.attempt(Direction::Out, |connection, side| connection.send(side, bufs))
+    socket.attempt(Verb::Send, |connection, side| connection.send(side, bufs))
 }
 
 pub(crate) fn shutdown_write(socket: &Socket) -> Result<(), Errno> {
-    socket.on_stream(Connection::shutdown_write)?
+    socket.on_connection(Connection::shutdown_write)?
 }
 
 pub(crate) fn reset_on_close(socket: &Socket) {
@@ -102,23 +120,23 @@ pub(crate) fn reset_on_close(socket: &Socket) {
 }
 
 pub(crate) fn set_nodelay(socket: &Socket, on: bool) -> Result<(), Errno> {
-    socket.on_stream(|connection, side| {
-        if connection.unix {
+    socket.on_connection(|connection, side| {
+        if connection.unix || connection.datagrams {
             return Err(Errno::OPNOTSUPP);
         }
-        connection.end(side).nodelay = on;
+        connection.end(side).options.nodelay = on;
         Ok(())
     })?
 }
 
 pub(crate) fn peer_addr(socket: &Socket) -> Option<SocketAddr> {
-    socket.on_stream(|connection, side| connection.end(side.other()).addr).ok().flatten()
+    socket.on_connection(Connection::peer_addr).ok().flatten()
 }
 
 pub(crate) fn local_addr(socket: &Socket) -> Option<SocketAddr> {
     socket.shared.call(|state| match state.object(socket.descriptor) {
-        Object::Listener { addr, .. } => Some(*addr),
-        Object::Stream(end) => {
+        Object::Listener(listener) => listener.name.ip(),
+        Object::End(end) => {
             let end = *end;
             state.on_end(end, |connection, side| connection.end(side).addr)
         }
@@ -126,13 +144,27 @@ pub(crate) fn local_addr(socket: &Socket) -> Option<SocketAddr> {
     })
 }
 
-pub(crate) fn adopt(socket: &Socket) -> Result<Inspected, Errno> {
-    let stream = socket.on_stream(|connection, side| {
-        let kind = if connection.unix { Kind::UnixStream } else { Kind::TcpStream };
-        let linger = connection.end(side).linger.take_if(|linger| !linger.is_zero());
-        Inspected { kind, linger, peer: connection.end(side.other()).addr }
+fn inspect(socket: &Socket) -> Inspected {
+    let (kind, peer) = socket.shared.call(|state| match state.object(socket.descriptor) {
+        Object::Listener(listener) if listener.name.ip().is_some() => (Kind::TcpListener, None),
+        Object::Listener(_) => (Kind::UnixListener, None),
+        Object::End(end) => {
+            let end = *end;
+            state.on_end(end, |connection, side| (connection.kind(side), connection.peer_addr(side)))
+        }
+        _ => (Kind::Other("not a socket"), None),
     });
-    stream.or_else(|_| adopt_listener(socket))
+    Inspected { kind, linger: None, peer }
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "the contract: a kernel may refuse")]
+pub(crate) fn adopt(socket: &Socket) -> Result<Inspected, Errno> {
+    let mut inspected = inspect(socket);
+    if matches!(inspected.kind, Kind::TcpStream | Kind::UnixStream | Kind::Datagram) {
+        let positive = |linger: &mut Duration| !linger.is_zero();
+        inspected.linger = socket.on_connection(|connection, side| connection.end(side).linger.take_if(positive))?;
+    }
+    Ok(inspected)
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "the contract: a kernel may refuse")]
@@ -143,32 +175,57 @@ pub(crate) fn linger_off(socket: &Socket) -> Result<(), Errno> {
 
 #[allow(clippy::unnecessary_wraps, reason = "the contract: a kernel may refuse")]
 pub(crate) fn adopt_listener(socket: &Socket) -> Result<Inspected, Errno> {
-    let kind = socket.shared.call(|state| match state.object(socket.descriptor) {
-        Object::Listener { .. } => Kind::TcpListener,
-        Object::Stream(end) => {
-            let end = *end;
-            let unix = state.on_end(end, |connection, _| connection.unix);
-            if unix { Kind::UnixStream } else { Kind::TcpStream }
-        }
-        _ => Kind::Other("not a socket"),
-    });
-    Ok(Inspected { kind, linger: None, peer: None })
+    Ok(inspect(socket))
 }
 
 pub(crate) fn accept(listener: &Socket) -> Result<(Socket, Option<SocketAddr>), Errno> {
     let (descriptor, peer) = listener.shared.call(|state| {
-        if state.holds_back(listener.descriptor, Direction::In) {
-            return Err(Errno::AGAIN);
-        }
+        state.permit(Verb::Accept, Some(listener.descriptor))?;
         state.accept(listener.descriptor)
     })?;
     Ok((Socket::new(&listener.shared, descriptor), peer))
 }
 
-pub(crate) fn listen_tcp(addr: SocketAddr, backlog: i32) -> io::Result<Socket> {
-    let limit = usize::try_from(backlog).unwrap_or(0);
-    let (shared, (descriptor, _)) = World::open(|state| state.listen(addr, limit))?;
+pub(crate) fn listen_tcp(addr: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
+    let (shared, descriptor) = World::open(|state| state.listen_tcp(addr, options))?;
     Ok(Socket { shared, descriptor })
+}
+
+pub(crate) fn listen_unix(path: &Path, options: &ListenOptions) -> io::Result<Socket> {
+    let (shared, descriptor) = World::open(|state| state.listen_unix(path, options))?;
+    Ok(Socket { shared, descriptor })
+}
+
+pub(crate) fn connect_tcp(addr: SocketAddr, options: &StreamOptions) -> Result<(Socket, Connecting), Errno> {
+    let (shared, (descriptor, connecting)) = World::open(|state| {
+        state.permit(Verb::Connect, None)?;
+        state.connect_tcp(addr, options)
+    })?;
+    Ok((Socket { shared, descriptor }, connecting))
+}
+
+pub(crate) fn connect_unix(path: &Path, options: &StreamOptions) -> Result<Socket, Errno> {
+    let (shared, descriptor) = World::open(|state| {
+        state.permit(Verb::Connect, None)?;
+        state.connect_unix(path, options)
+    })?;
+    Ok(Socket { shared, descriptor })
+}
+
+pub(crate) fn connected(socket: &Socket) -> Result<Option<SocketAddr>, Errno> {
+    socket.attempt(Verb::Connected, Connection::connected)
+}
+
+pub(crate) fn so_error(socket: &Socket) -> Result<(), Errno> {
+    socket.on_connection(|connection, side| connection.end(side).error.take().map_or(Ok(()), Err))?
+}
+
+pub(crate) fn apply_buffers(socket: &Socket, options: &StreamOptions) -> Result<(), Errno> {
+    socket.on_connection(|connection, side| {
+        let own = &mut connection.end(side).options;
+        own.recv_buffer = options.recv_buffer.or(own.recv_buffer);
+        own.send_buffer = options.send_buffer.or(own.send_buffer);
+    })
 }
 
 /// The descriptor kept back for EMFILE.

@@ -1,9 +1,9 @@
 //! The state of a world: its descriptor table, registrations and clock. What a kernel is, without the hardware.
 
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, SocketAddr};
 
 use super::super::{Bits, Errno, MAX_EVENTS, Readiness};
+use super::addresses::{Addresses, Listener};
 use super::connection::{Connection, Side};
 use super::world::Config;
 
@@ -26,6 +26,16 @@ pub(super) struct EndId {
     side: Side,
 }
 
+impl EndId {
+    pub(super) const fn connection(self) -> ConnectionId {
+        self.connection
+    }
+
+    pub(super) const fn other(self) -> Self {
+        Self { side: self.side.other(), ..self }
+    }
+}
+
 pub(super) enum Object {
     /// The descriptors with an edge that is not fetched yet, oldest first.
     Selector(VecDeque<Descriptor>),
@@ -33,13 +43,23 @@ pub(super) enum Object {
     Waker {
         raised: bool,
     },
-    Stream(EndId),
-    Listener {
-        addr: SocketAddr,
-        backlog: VecDeque<ConnectionId>,
-        limit: usize,
-    },
+    /// One end of a connection, of a stream or of datagrams.
+    End(EndId),
+    Listener(Listener),
     Reserve,
+}
+
+/// A call whose answer is not up to its caller alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verb {
+    Recv,
+    Peek,
+    Send,
+    Accept,
+    /// To begin to connect: there is no descriptor yet.
+    Connect,
+    /// To ask how that came out.
+    Connected,
 }
 
 struct Entry {
@@ -56,30 +76,29 @@ struct Registration {
     queued: bool,
 }
 
-/// A direction, as an index.
-#[derive(Clone, Copy)]
-pub(super) enum Direction {
-    In,
-    Out,
-}
-
 pub(super) struct State {
     pub(super) clock: u64,
     pub(super) config: Config,
     table: Vec<Option<Entry>>,
     connections: Vec<Option<Connection>>,
-    next_port: u16,
+    pub(super) addresses: Addresses,
     /// Something has changed that somebody may wait for.
     stirred: bool,
 }
 
 impl State {
     pub(super) fn new(config: Config) -> Self {
-        Self { clock: 0, config, table: Vec::new(), connections: Vec::new(), next_port: 40_000, stirred: false }
+        let addresses = Addresses::default();
+        Self { clock: 0, config, table: Vec::new(), connections: Vec::new(), addresses, stirred: false }
     }
 
     pub(super) fn take_stir(&mut self) -> bool {
         std::mem::take(&mut self.stirred)
+    }
+
+    /// Something has changed that somebody may wait for.
+    pub(super) fn stir(&mut self) {
+        self.stirred = true;
     }
 
     pub(super) fn advance_to(&mut self, time: u64) {
@@ -91,10 +110,13 @@ impl State {
         self.table.iter().flatten().count()
     }
 
+    /// Whether there is one left.
+    pub(super) fn has_descriptor(&self) -> Result<(), Errno> {
+        if self.open_descriptors() < self.config.descriptors { Ok(()) } else { Err(Errno::MFILE) }
+    }
+
     pub(super) fn open(&mut self, object: Object) -> Result<Descriptor, Errno> {
-        if self.open_descriptors() >= self.config.descriptors {
-            return Err(Errno::MFILE);
-        }
+        self.has_descriptor()?;
         let entry = Entry { object, registration: None, pended: [false; 2] };
         Ok(occupy(&mut self.table, entry))
     }
@@ -103,15 +125,8 @@ impl State {
         self.forget(descriptor);
         let Some(entry) = self.table[descriptor].take() else { return };
         match entry.object {
-            Object::Stream(end) => self.close_end(end),
-            Object::Listener { backlog, .. } => {
-                // Whoever connected and was never accepted is reset.
-                for connection in backlog {
-                    let end = connection.end(Side::Near);
-                    self.on_end(end, |connection, side| connection.end(side).linger = Some(std::time::Duration::ZERO));
-                    self.close_end(end);
-                }
-            }
+            Object::End(end) => self.close_end(end),
+            Object::Listener(listener) => self.close_listener(listener),
             Object::Selector(_) => {
                 for entry in self.table.iter_mut().flatten() {
                     entry.registration.take_if(|registration| registration.selector == descriptor);
@@ -191,8 +206,8 @@ impl State {
         let readable = |is: bool| if is { Bits::READABLE } else { Bits::NONE };
         match self.object(descriptor) {
             Object::Waker { raised } => readable(*raised),
-            Object::Listener { backlog, .. } => readable(!backlog.is_empty()),
-            Object::Stream(end) => {
+            Object::Listener(listener) => readable(!listener.backlog.is_empty()),
+            Object::End(end) => {
                 let EndId { connection, side } = *end;
                 self.connections[connection.0].as_ref().map_or(Bits::NONE, |connection| connection.mask(side))
             }
@@ -200,22 +215,25 @@ impl State {
         }
     }
 
-    /// Whether this attempt is to be answered EAGAIN although it could succeed. The edge follows at once.
-    pub(super) fn holds_back(&mut self, descriptor: Descriptor, direction: Direction) -> bool {
-        let (index, bit) = match direction {
-            Direction::In => (0, Bits::READABLE),
-            Direction::Out => (1, Bits::WRITABLE),
+    /// Every call asks here whether it may go on, and is answered with this error if not: the one place where the world
+    /// interferes. Whoever is answered EAGAIN although it could succeed has its edge at once.
+    pub(super) fn permit(&mut self, verb: Verb, descriptor: Option<Descriptor>) -> Result<(), Errno> {
+        let (index, bit) = match verb {
+            Verb::Recv | Verb::Peek | Verb::Accept => (0, Bits::READABLE),
+            Verb::Send | Verb::Connected => (1, Bits::WRITABLE),
+            Verb::Connect => return Ok(()),
         };
-        if !self.config.pending_first || !self.mask(descriptor).contains(bit) {
-            return false;
+        let Some(descriptor) = descriptor.filter(|_| self.config.pending_first) else { return Ok(()) };
+        if !self.mask(descriptor).contains(bit) {
+            return Ok(());
         }
         let pended = &mut self.entry(descriptor).pended[index];
         *pended = !*pended;
-        let holds_back = *pended;
-        if holds_back {
+        if *pended {
             self.raise(descriptor);
+            return Err(Errno::AGAIN);
         }
-        holds_back
+        Ok(())
     }
 }
 
@@ -227,7 +245,7 @@ impl State {
 
     /// Gives one end to a new descriptor.
     pub(super) fn open_end(&mut self, end: EndId) -> Result<Descriptor, Errno> {
-        let descriptor = self.open(Object::Stream(end))?;
+        let descriptor = self.open(Object::End(end))?;
         self.on_end(end, |connection, side| connection.end(side).holder = Some(descriptor));
         Ok(descriptor)
     }
@@ -249,14 +267,14 @@ impl State {
         answer
     }
 
-    /// Does something to the end behind a descriptor; anything but a stream is ENOTCONN.
-    pub(super) fn on_stream<R>(
+    /// Does something to the end behind a descriptor; behind anything else it is ENOTCONN.
+    pub(super) fn on_connection<R>(
         &mut self,
         descriptor: Descriptor,
         act: impl FnOnce(&mut Connection, Side) -> R,
     ) -> Result<R, Errno> {
         match self.object(descriptor) {
-            Object::Stream(end) => {
+            Object::End(end) => {
                 let end = *end;
                 Ok(self.on_end(end, act))
             }
@@ -265,8 +283,13 @@ impl State {
     }
 
     pub(super) fn close_end(&mut self, end: EndId) {
+        self.end_with(end, Connection::close);
+    }
+
+    /// Does to an end what may be the last of its connection.
+    pub(super) fn end_with(&mut self, end: EndId, act: impl FnOnce(&mut Connection, Side)) {
         let over = self.on_end(end, |connection, side| {
-            connection.close(side);
+            act(connection, side);
             connection.is_over()
         });
         if over {
@@ -274,55 +297,12 @@ impl State {
         }
     }
 
-    pub(super) fn listen(&mut self, addr: SocketAddr, limit: usize) -> Result<(Descriptor, SocketAddr), Errno> {
-        let mut addr = addr;
-        if addr.port() == 0 {
-            addr.set_port(self.free_port());
-        } else if self.listener_at(addr).is_some() {
-            return Err(Errno::ADDRINUSE);
-        }
-        let descriptor = self.open(Object::Listener { addr, backlog: VecDeque::new(), limit })?;
-        Ok((descriptor, addr))
-    }
-
-    pub(super) fn connect_to(&mut self, addr: SocketAddr) -> Result<EndId, Errno> {
-        let listener = self.listener_at(addr).ok_or(Errno::CONNREFUSED)?;
-        match self.object(listener) {
-            Object::Listener { backlog, limit, .. } if backlog.len() < *limit => {}
-            _ => return Err(Errno::AGAIN),
-        }
-        let mut connection = Connection::new(self.config.buffer, false);
-        connection.end(Side::Near).addr = Some(addr);
-        connection.end(Side::Far).addr = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, self.free_port())));
-        let connection = self.connect(connection);
-        if let Object::Listener { backlog, .. } = self.object(listener) {
-            backlog.push_back(connection);
-        }
-        self.raise(listener);
-        Ok(connection.end(Side::Far))
-    }
-
-    pub(super) fn accept(&mut self, listener: Descriptor) -> Result<(Descriptor, Option<SocketAddr>), Errno> {
-        // As in Linux: first a descriptor, then a look at the backlog. So EMFILE comes with an empty one, too.
-        if self.open_descriptors() >= self.config.descriptors {
-            return Err(Errno::MFILE);
-        }
-        let Object::Listener { backlog, .. } = self.object(listener) else { return Err(Errno::INVAL) };
-        let connection = backlog.pop_front().ok_or(Errno::AGAIN)?;
-        let descriptor = self.open_end(connection.end(Side::Near))?;
-        let peer = self.on_end(connection.end(Side::Far), |connection, side| connection.end(side).addr);
-        Ok((descriptor, peer))
-    }
-
-    fn listener_at(&self, wanted: SocketAddr) -> Option<Descriptor> {
-        self.table.iter().position(
-            |entry| matches!(entry, Some(Entry { object: Object::Listener { addr, .. }, .. }) if *addr == wanted),
-        )
-    }
-
-    fn free_port(&mut self) -> u16 {
-        self.next_port += 1;
-        self.next_port
+    /// The open listeners.
+    pub(super) fn listeners(&self) -> impl Iterator<Item = (Descriptor, &Listener)> {
+        self.table.iter().enumerate().filter_map(|(descriptor, entry)| match entry.as_ref()?.object {
+            Object::Listener(ref listener) => Some((descriptor, listener)),
+            _ => None,
+        })
     }
 }
 

@@ -3,14 +3,17 @@
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::super::Errno;
+use super::super::{Errno, ListenOptions};
+use super::addresses::Name;
 use super::connection::{Connection, Side};
 use super::peer::Peer;
+use super::remote::Remote;
 use super::socket::Socket;
-use super::state::{Descriptor, EndId, State};
+use super::state::{Descriptor, State};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// What happens when a selector has nothing to report and waits for a deadline.
@@ -36,13 +39,21 @@ pub struct Config {
     pub pending_first: bool,
     /// Descriptors that may be open at once; one more is EMFILE.
     pub descriptors: usize,
+    /// A TCP connect to a listener of this world with room is done at once; otherwise an edge tells, as on Linux.
+    pub connect_at_once: bool,
     /// What happens to the time.
     pub clock: Clock,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { buffer: 64 * 1024, pending_first: false, descriptors: usize::MAX, clock: Clock::default() }
+        Self {
+            buffer: 64 * 1024,
+            pending_first: false,
+            descriptors: usize::MAX,
+            connect_at_once: false,
+            clock: Clock::default(),
+        }
     }
 }
 
@@ -92,16 +103,15 @@ impl Shared {
         self.release(state);
     }
 
-    pub(super) fn close(&self, descriptor: Descriptor) {
+    /// A call from a drop: not once loom has given up.
+    pub(super) fn drop_call(&self, act: impl FnOnce(&mut State)) {
         if !is_torn_down() {
-            self.call(|state| state.close(descriptor));
+            self.call(act);
         }
     }
 
-    pub(super) fn close_end(&self, end: EndId) {
-        if !is_torn_down() {
-            self.call(|state| state.close_end(end));
-        }
+    pub(super) fn close(&self, descriptor: Descriptor) {
+        self.drop_call(|state| state.close(descriptor));
     }
 
     /// Sleeps until some call has changed something.
@@ -224,7 +234,7 @@ impl World {
     /// If there is no descriptor left.
     #[must_use]
     pub fn pair(&self) -> (Socket, Peer) {
-        self.pair_of(false)
+        self.pair_of(|buffer| Connection::new(buffer, false))
     }
 
     /// A Unix stream: like [`World::pair`], with the differences that the kernel makes.
@@ -234,7 +244,42 @@ impl World {
     /// If there is no descriptor left.
     #[must_use]
     pub fn unix_pair(&self) -> (Socket, Peer) {
-        self.pair_of(true)
+        self.pair_of(|buffer| Connection::new(buffer, true))
+    }
+
+    /// Two UDP sockets, each the other's peer: each send is a message, and each receive.
+    ///
+    /// # Panics
+    ///
+    /// If there is no descriptor left.
+    #[must_use]
+    pub fn udp_pair(&self) -> (Socket, Peer) {
+        let [near, far] = self.shared.call(|state| [0; 2].map(|_| state.addresses.free()));
+        self.pair_of(|buffer| {
+            let mut connection = Connection::of_datagrams(buffer, false);
+            connection.end(Side::Near).addr = Some(near);
+            connection.end(Side::Far).addr = Some(far);
+            connection
+        })
+    }
+
+    /// Two Unix datagram sockets: like [`World::udp_pair`], with the differences that the kernel makes.
+    ///
+    /// # Panics
+    ///
+    /// If there is no descriptor left.
+    #[must_use]
+    pub fn unix_datagram_pair(&self) -> (Socket, Peer) {
+        self.pair_of(|buffer| Connection::of_datagrams(buffer, true))
+    }
+
+    fn pair_of(&self, connection: impl FnOnce(usize) -> Connection) -> (Socket, Peer) {
+        let (descriptor, end) = self.shared.call(|state| {
+            let connection = state.connect(connection(state.config.buffer));
+            let descriptor = state.open_end(connection.end(Side::Near)).expect("a free descriptor");
+            (descriptor, connection.end(Side::Far))
+        });
+        (Socket::new(&self.shared, descriptor), Peer::new(&self.shared, end))
     }
 
     /// A TCP connection with both ends for the code under test, as between two loops.
@@ -244,25 +289,16 @@ impl World {
     /// If there are not two descriptors left.
     #[must_use]
     pub fn socket_pair(&self) -> (Socket, Socket) {
-        self.sockets_of(false)
+        self.sockets_of(|buffer| Connection::new(buffer, false))
     }
 
-    pub(super) fn sockets_of(&self, unix: bool) -> (Socket, Socket) {
+    pub(super) fn sockets_of(&self, connection: impl FnOnce(usize) -> Connection) -> (Socket, Socket) {
         let (near, far) = self.shared.call(|state| {
-            let connection = state.connect(Connection::new(state.config.buffer, unix));
+            let connection = state.connect(connection(state.config.buffer));
             let [near, far] = Side::BOTH.map(|side| state.open_end(connection.end(side)).expect("a free descriptor"));
             (near, far)
         });
         (Socket::new(&self.shared, near), Socket::new(&self.shared, far))
-    }
-
-    fn pair_of(&self, unix: bool) -> (Socket, Peer) {
-        let (descriptor, end) = self.shared.call(|state| {
-            let connection = state.connect(Connection::new(state.config.buffer, unix));
-            let descriptor = state.open_end(connection.end(Side::Near)).expect("a free descriptor");
-            (descriptor, connection.end(Side::Far))
-        });
-        (Socket::new(&self.shared, descriptor), Peer::new(&self.shared, end))
     }
 
     /// A listener on a free port of 127.0.0.1, with room for 128 connections.
@@ -273,8 +309,27 @@ impl World {
     #[must_use]
     pub fn listener(&self) -> (Socket, SocketAddr) {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let (descriptor, addr) = self.shared.call(|state| state.listen(any, 128)).expect("a free descriptor");
-        (Socket::new(&self.shared, descriptor), addr)
+        let options = ListenOptions { backlog: 127, ..ListenOptions::default() };
+        let descriptor = self.shared.call(|state| state.listen_tcp(any, &options)).expect("a free descriptor");
+        let listener = Socket::new(&self.shared, descriptor);
+        let addr = super::local_addr(&listener).expect("a TCP listener has an address");
+        (listener, addr)
+    }
+
+    /// A listener at a path, with room for 128 connections. No file of the real system is touched.
+    ///
+    /// # Errors
+    ///
+    /// `AddrInUse` if the path exists: one that was listened at does, until [`World::unlink`].
+    pub fn unix_listener(&self, path: impl AsRef<Path>) -> io::Result<Socket> {
+        let options = ListenOptions { backlog: 127, ..ListenOptions::default() };
+        let descriptor = self.shared.call(|state| state.listen_unix(path.as_ref(), &options))?;
+        Ok(Socket::new(&self.shared, descriptor))
+    }
+
+    /// Removes the path of a listener, and says whether it was there.
+    pub fn unlink(&self, path: impl AsRef<Path>) -> bool {
+        self.shared.call(|state| state.unlink(path.as_ref()))
     }
 
     /// Connects to a listener of this world. The connection stands at once, accepted or not.
@@ -283,8 +338,24 @@ impl World {
     ///
     /// `ConnectionRefused` if nobody listens there; `WouldBlock` if its backlog is full.
     pub fn connect(&self, addr: SocketAddr) -> io::Result<Peer> {
-        let end = self.shared.call(|state| state.connect_to(addr))?;
+        let end = self.shared.call(|state| state.peer_connects(&Name::Ip(addr)))?;
         Ok(Peer::new(&self.shared, end))
+    }
+
+    /// Connects to the listener at a path.
+    ///
+    /// # Errors
+    ///
+    /// As [`World::connect`].
+    pub fn connect_unix(&self, path: impl AsRef<Path>) -> io::Result<Peer> {
+        let end = self.shared.call(|state| state.peer_connects(&Name::Path(path.as_ref().into())))?;
+        Ok(Peer::new(&self.shared, end))
+    }
+
+    /// An address that the code under test may connect to, and whose answers the test gives.
+    #[must_use]
+    pub fn remote(&self) -> Remote {
+        Remote::new(&self.shared, self.shared.call(|state| state.open_remote()))
     }
 
     /// The time since the world began.

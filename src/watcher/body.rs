@@ -1,0 +1,203 @@
+//! The verb of an operation and its buffer: what can be asked of a connection.
+//!
+//! A body is moved from the caller to the ring, to its entry among the pending operations, and back out as a payload.
+//! It is flat (`Then` sits beside the tag), so that a slot of the ring stays a cache line.
+
+use std::io::IoSlice;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::error::SubmitErrorKind;
+use crate::sys::MAX_SLICES;
+use crate::watcher::Lease;
+use crate::watcher::outcome::Payload;
+
+/// What a write does once all its bytes are out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Then {
+    Done,
+    ReadSame,
+    ReadPooled,
+    ReadLeased,
+}
+
+/// The verb and its buffer. Flat, so that `Then` sits beside the tag and a ring slot stays within 64 bytes.
+#[derive(Debug)]
+pub(crate) enum Body {
+    Read(Vec<u8>),
+    ReadExact(Vec<u8>, usize),
+    ReadPooled,
+    ReadLeased,
+    Readable,
+    WriteVec(Then, Vec<u8>),
+    WriteBytes(Then, Bytes),
+    WriteStatic(Then, &'static [u8]),
+    WriteLease(Then, Lease),
+    WriteMany(Then, Vec<Bytes>),
+    ShutdownWrite,
+    Close,
+    IntoFd,
+    Release,
+    Abort,
+}
+
+/// Slices of one vectored send; more go in the next.
+type Slices<'b> = SmallVec<[IoSlice<'b>; 16]>;
+
+impl Body {
+    /// The bytes of a write in one piece; empty for everything else.
+    #[inline]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::WriteVec(_, bytes) => bytes,
+            Self::WriteBytes(_, bytes) => bytes,
+            Self::WriteStatic(_, bytes) => bytes,
+            Self::WriteLease(_, lease) => lease,
+            _ => &[],
+        }
+    }
+
+    /// How many bytes there are to write.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::WriteVec(_, bytes) => bytes.len(),
+            Self::WriteBytes(_, bytes) => bytes.len(),
+            Self::WriteStatic(_, bytes) => bytes.len(),
+            Self::WriteLease(_, lease) => lease.kept(),
+            Self::WriteMany(_, pieces) => pieces.iter().map(Bytes::len).sum(),
+            _ => 0,
+        }
+    }
+
+    /// What is left of a vectored write behind the first `done` bytes, at most `most` of it.
+    pub(crate) fn slices(&self, mut done: usize, mut most: usize) -> Slices<'_> {
+        let mut slices = Slices::new();
+        let Self::WriteMany(_, pieces) = self else { return slices };
+        for piece in pieces {
+            let skipped = done.min(piece.len());
+            let taken = (piece.len() - skipped).min(most);
+            done -= skipped;
+            most -= taken;
+            if taken > 0 {
+                slices.push(IoSlice::new(&piece[skipped..skipped + taken]));
+            }
+            if most == 0 || slices.len() == MAX_SLICES {
+                break;
+            }
+        }
+        slices
+    }
+
+    #[inline]
+    pub(crate) const fn is_write(&self) -> bool {
+        self.then().is_some()
+    }
+
+    /// Has it its place among the writes?
+    #[inline]
+    pub(crate) const fn goes_out(&self) -> bool {
+        self.is_write() || matches!(self, Self::ShutdownWrite | Self::Close | Self::IntoFd)
+    }
+
+    /// Closing verbs go behind everything submitted before them, on any thread.
+    #[inline]
+    pub(crate) const fn is_ending(&self) -> bool {
+        matches!(self, Self::Close | Self::IntoFd | Self::Release | Self::Abort)
+    }
+
+    /// What follows, for a write.
+    #[inline]
+    pub(crate) const fn then(&self) -> Option<Then> {
+        match self {
+            Self::WriteVec(then, _)
+            | Self::WriteBytes(then, _)
+            | Self::WriteStatic(then, _)
+            | Self::WriteLease(then, _)
+            | Self::WriteMany(then, _) => Some(*then),
+            _ => None,
+        }
+    }
+
+    /// The buffer, on its way back to the caller.
+    #[inline]
+    pub(crate) fn into_payload(self) -> Option<Payload> {
+        Some(match self {
+            Self::Read(bytes) | Self::ReadExact(bytes, _) | Self::WriteVec(_, bytes) => Payload::Vec(bytes),
+            Self::WriteBytes(_, bytes) => Payload::Bytes(bytes),
+            Self::WriteStatic(_, bytes) => Payload::Static(bytes),
+            Self::WriteLease(_, lease) => Payload::Lease(lease),
+            Self::WriteMany(_, pieces) => Payload::Many(pieces),
+            _ => return None,
+        })
+    }
+
+    /// Turns a write whose bytes are all out into the read it is linked to, if it is. A lease that was written is
+    /// handed back: it need not go to the caller.
+    #[inline]
+    pub(crate) fn become_read(&mut self) -> Option<Lease> {
+        let next = match self {
+            Self::WriteVec(Then::ReadSame, bytes) => {
+                bytes.clear();
+                Self::Read(std::mem::take(bytes))
+            }
+            _ => match self.then()? {
+                Then::ReadPooled => Self::ReadPooled,
+                Then::ReadLeased => Self::ReadLeased,
+                Then::Done | Then::ReadSame => return None,
+            },
+        };
+        match std::mem::replace(self, next) {
+            Self::WriteLease(_, lease) => Some(lease),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn set_then(&mut self, next: Then) {
+        match self {
+            Self::WriteVec(then, _)
+            | Self::WriteBytes(then, _)
+            | Self::WriteStatic(then, _)
+            | Self::WriteLease(then, _)
+            | Self::WriteMany(then, _) => *then = next,
+            _ => {}
+        }
+    }
+
+    /// Refuses what could never complete, and makes the buffer ready.
+    #[inline]
+    pub(crate) fn prepare(&mut self) -> Result<(), SubmitErrorKind> {
+        match self {
+            Self::Read(bytes) => {
+                bytes.clear();
+                if bytes.capacity() == 0 {
+                    return Err(SubmitErrorKind::EmptyBuffer);
+                }
+            }
+            Self::ReadExact(bytes, n) => {
+                bytes.clear();
+                if *n == 0 {
+                    return Err(SubmitErrorKind::EmptyBuffer);
+                }
+                bytes.try_reserve_exact(*n).map_err(|_| SubmitErrorKind::TooLarge)?;
+            }
+            body if body.is_write() && body.len() == 0 => return Err(SubmitErrorKind::EmptyBuffer),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl From<Payload> for Body {
+    fn from(payload: Payload) -> Self {
+        match payload {
+            Payload::Vec(bytes) => Self::WriteVec(Then::Done, bytes),
+            Payload::Bytes(bytes) => Self::WriteBytes(Then::Done, bytes),
+            Payload::Static(bytes) => Self::WriteStatic(Then::Done, bytes),
+            Payload::Lease(lease) => Self::WriteLease(Then::Done, lease),
+            Payload::Many(pieces) => Self::WriteMany(Then::Done, pieces),
+        }
+    }
+}
