@@ -1,8 +1,7 @@
 //! Beside tokio: a connection that begins its life under it and goes on here, and completions that wake its tasks.
 //!
-//! The way in is `into_std`: what the handshake has read ahead stays in the reader of the handshake, and is the caller's
-//! to answer first. The way back, from a loop to tokio, does not exist: no descriptor leaves a loop (G6). It needs an
-//! `into_fd`, and these tests one more when there is.
+//! The way in is `into_std` and `delegate_with`, with what the handshake has read ahead; the way back is `into_fd` and
+//! `from_std`, with what of that no read has taken.
 
 #![cfg(not(any(loom, gaio_sim)))]
 
@@ -11,7 +10,7 @@ mod support;
 use std::net::SocketAddr;
 
 use gaio::{Conn, EmbeddedWatcher, Event, Options, Outcome, Watcher};
-use support::{Drive, Rig, both_drives, check};
+use support::{Drive, Got, Rig, both_drives, check};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::runtime::{Builder, Runtime};
@@ -61,10 +60,9 @@ async fn handshake<S: AsyncReadExt + AsyncWriteExt + Unpin>(stream: S) -> (S, Ve
     (stream, ahead)
 }
 
-/// Answers what was read ahead, then echoes until the peer has ended. The connection is closed by its last handle.
-fn echo<D: Drive>(rig: &mut Rig<D>, conn: Conn<u64>, ahead: Vec<u8>) {
-    if ahead.is_empty() { conn.read_leased().submit() } else { conn.write_copied(&ahead).then_read_leased().submit() }
-        .unwrap();
+/// Echoes until the peer has ended. The connection is closed by its last handle.
+fn echo<D: Drive>(rig: &mut Rig<D>, conn: Conn<u64>) {
+    conn.read_leased().submit().unwrap();
     drop(conn);
     loop {
         for event in rig.watcher.wait().unwrap() {
@@ -98,9 +96,9 @@ fn a_tcp_stream_accepted_and_greeted_under_tokio<D: Drive>() {
             (stream.into_std().unwrap(), ahead)
         });
         let peer = stream.peer_addr().unwrap();
-        let conn = rig.submitter.delegate(stream).unwrap();
+        let conn = rig.submitter.delegate_with(stream, ahead).unwrap();
         assert_eq!(conn.peer_addr(), Some(peer));
-        echo(&mut rig, conn, ahead);
+        echo(&mut rig, conn);
         settle(&mut rig);
         client.join().unwrap();
     }
@@ -118,10 +116,47 @@ fn a_unix_stream_greeted_under_tokio<D: Drive>() {
         let (stream, ahead) = handshake(UnixStream::from_std(ours).unwrap()).await;
         (stream.into_std().unwrap(), ahead)
     });
-    let conn = rig.submitter.delegate(stream).unwrap();
-    echo(&mut rig, conn, ahead);
+    let conn = rig.submitter.delegate_with(stream, ahead).unwrap();
+    echo(&mut rig, conn);
     settle(&mut rig);
     client.join().unwrap();
+}
+
+/// There and back: greeted under tokio, two messages here, and the rest under tokio again. What was read ahead and is not
+/// wanted here goes back with the socket.
+fn a_stream_that_goes_back_to_tokio<D: Drive>() {
+    for take in [false, true] {
+        let mut rig = Rig::<D>::new();
+        let runtime = runtime();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let client = client(listener.local_addr().unwrap(), 20);
+        let (stream, ahead) = runtime.block_on(async {
+            let (stream, ahead) = handshake(listener.accept().await.unwrap().0).await;
+            (stream.into_std().unwrap(), ahead)
+        });
+        // The client's first message may still be on its way.
+        let early = ahead.len();
+        let conn = rig.submitter.delegate_with(stream, ahead).unwrap();
+        if take {
+            conn.read_exact(Vec::new(), 5).submit().unwrap();
+            assert_eq!(rig.outcome().read(), b"early");
+            conn.write(b"early").then_read_leased().submit().unwrap();
+            let bytes = rig.outcome().bytes().to_vec();
+            conn.write(bytes).submit().unwrap();
+            rig.outcome().wrote();
+        }
+        conn.into_fd().submit().unwrap();
+        let Got::Detached(detached) = rig.outcome() else { panic!() };
+        assert_eq!((detached.leftover.len(), rig.counters().sessions), (if take { 0 } else { early }, 0));
+        drop(conn);
+        runtime.block_on(async {
+            let mut stream = TcpStream::from_std(detached.socket.into()).unwrap();
+            stream.write_all(&detached.leftover).await.unwrap();
+            let (mut reader, mut writer) = stream.split();
+            tokio::io::copy(&mut reader, &mut writer).await.unwrap();
+        });
+        client.join().unwrap();
+    }
 }
 
 /// A listener that tokio has bound and accepted from, too, goes on here.
@@ -147,7 +182,7 @@ fn a_listener_bound_under_tokio<D: Drive>() {
     });
     let support::Taken::Accepted(conn, id) = rig.next() else { panic!() };
     assert_eq!(id, listener.id());
-    echo(&mut rig, conn, Vec::new());
+    echo(&mut rig, conn);
     settle(&mut rig);
     client.join().unwrap();
 }
@@ -161,8 +196,8 @@ fn a_stream_of_which_tokio_keeps_a_duplicate<D: Drive>() {
     let (stream, ahead) = runtime.block_on(async { handshake(listener.accept().await.unwrap().0).await });
     let stream = stream.into_std().unwrap();
     let kept = runtime.block_on(async { TcpStream::from_std(stream.try_clone().unwrap()).unwrap() });
-    let conn = rig.submitter.delegate(stream).unwrap();
-    echo(&mut rig, conn, ahead);
+    let conn = rig.submitter.delegate_with(stream, ahead).unwrap();
+    echo(&mut rig, conn);
     settle(&mut rig);
     client.join().unwrap();
     // Closed here, and shut down with it, so the duplicate is at its end, too.
@@ -172,6 +207,7 @@ fn a_stream_of_which_tokio_keeps_a_duplicate<D: Drive>() {
 both_drives!(
     a_tcp_stream_accepted_and_greeted_under_tokio,
     a_unix_stream_greeted_under_tokio,
+    a_stream_that_goes_back_to_tokio,
     a_listener_bound_under_tokio,
     a_stream_of_which_tokio_keeps_a_duplicate,
 );
