@@ -166,9 +166,9 @@ impl Body {
         }
     }
 
-    /// Refuses what could never complete, and makes the buffer ready.
+    /// Refuses what could never complete, and makes the buffer ready. `datagrams`: that is what they are sent to.
     #[inline]
-    pub(crate) fn prepare(&mut self) -> Result<(), SubmitErrorKind> {
+    pub(crate) fn prepare(&mut self, datagrams: bool) -> Result<(), SubmitErrorKind> {
         match self {
             Self::Read(bytes) => {
                 bytes.clear();
@@ -176,6 +176,7 @@ impl Body {
                     return Err(SubmitErrorKind::EmptyBuffer);
                 }
             }
+            Self::ReadExact(..) | Self::ShutdownWrite if datagrams => return Err(SubmitErrorKind::NotAStream),
             Self::ReadExact(bytes, n) => {
                 bytes.clear();
                 if *n == 0 {
@@ -183,7 +184,9 @@ impl Body {
                 }
                 bytes.try_reserve_exact(*n).map_err(|_| SubmitErrorKind::TooLarge)?;
             }
-            body if body.is_write() && body.len() == 0 => return Err(SubmitErrorKind::EmptyBuffer),
+            // An empty message is one, but there is none without room to read the next into.
+            Self::WriteVec(Then::ReadSame, bytes) if bytes.capacity() == 0 => return Err(SubmitErrorKind::EmptyBuffer),
+            body if body.is_write() && body.len() == 0 && !datagrams => return Err(SubmitErrorKind::EmptyBuffer),
             _ => {}
         }
         Ok(())

@@ -57,7 +57,11 @@ pub struct Conn<C = ()>(Handle<Link<C>>);
 
 impl<C> Conn<C> {
     pub(crate) fn create(shared: Arc<Shared<C>>, addresses: Addresses) -> Self {
-        Self(Handle::new(Link::new(shared, addresses)))
+        Self(Handle::new(Link::new(shared, addresses, false)))
+    }
+
+    pub(crate) fn of_datagrams(shared: Arc<Shared<C>>, addresses: Addresses) -> Self {
+        Self(Handle::new(Link::new(shared, addresses, true)))
     }
 
     /// What the loop keeps of it.

@@ -235,7 +235,7 @@ impl<'c, C, K> Op<'c, C, K> {
 
     #[inline(always)]
     fn send(mut self, context: C, patience: Patience) -> Result<(), SubmitError<C>> {
-        if let Err(kind) = self.body.prepare() {
+        if let Err(kind) = self.body.prepare(self.conn.link().datagrams) {
             return Err(SubmitError { kind, context, buffer: self.body.into_payload() });
         }
         self.conn.submit(context, self.body, self.bounds, patience)
