@@ -60,7 +60,8 @@ impl<C> std::fmt::Debug for Listener<C> {
 pub struct Submitter<C = ()>(pub(crate) Arc<Shared<C>>);
 
 impl<C> Submitter<C> {
-    /// Gives a connected stream socket to the loop, for good: TCP or Unix.
+    /// Gives a connected socket to the loop, for good: a TCP or Unix stream, connected UDP, or a Unix datagram socket with
+    /// a peer (see [`Conn`](crate::Conn#datagrams)).
     ///
     /// It is set to non-blocking and close-on-exec; its other options stay as they are, but for a positive
     /// `SO_LINGER`, which becomes the time bound of its graceful close. The registration itself happens on the loop;
@@ -81,7 +82,7 @@ impl<C> Submitter<C> {
     }
 
     /// As [`delegate`](Self::delegate), with bytes that were read from the socket before (during a handshake, say): reads
-    /// get them first.
+    /// get them first. Of streams only: with a datagram socket there must be none.
     ///
     /// ```
     /// # use std::os::unix::net::UnixStream;
