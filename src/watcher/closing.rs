@@ -10,7 +10,8 @@
 //!
 //! Draining is why the tail of a response survives: closing with unread input makes the kernel send a reset, and the
 //! peer may lose what it had not read yet. A torn message is never followed by a clean end: if a write went out in
-//! part, or one before failed, the connection is reset instead (I11).
+//! part, or one before failed, the connection is reset instead (I11). Datagrams have no end to send or to wait for: with
+//! all of them written the descriptor is closed.
 
 use bytes::Bytes;
 
@@ -102,14 +103,14 @@ impl<C> Proactor<C> {
             self.detach(core, key);
             return Step::Idle;
         }
-        let mut over = session.has(Flags::BROKEN) || session.has(Flags::RESET);
+        let mut over = session.has(Flags::OVER);
         if !over && !session.has(Flags::SHUT) {
             session.set(Flags::SHUT);
             // Even if the peer has ended: where a child has a duplicate, the close alone would not tell it of our end.
             over = sys::shutdown_write(&session.socket).is_err();
         }
         if over || session.has(Flags::EOF) {
-            // Nothing more will come.
+            // Nothing more will come, or nothing that belongs to what was sent.
             self.end_session(core, key, |_| OpError::Released);
             return Step::Idle;
         }

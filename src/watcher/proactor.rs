@@ -138,6 +138,9 @@ impl<C> Proactor<C> {
                 if !leftover.is_empty() {
                     session.set(Flags::LEFTOVER);
                 }
+                if conn.link().datagrams {
+                    session.set(Flags::DATAGRAM);
+                }
                 self.register(core, &conn, session);
                 if let (Token::Session(token), false) = (conn.token(), leftover.is_empty()) {
                     self.leftovers.insert(token, leftover);
