@@ -45,7 +45,9 @@ enum Got {
     Bytes(Vec<u8>),
     Readable,
     Wrote,
+    ShutDown,
     Closed,
+    Detached,
     Eof(Vec<u8>),
     /// Which half, after how many bytes, and how it is called.
     Failed(Half, usize, String),
@@ -99,7 +101,9 @@ fn owned(outcome: Outcome<'_>) -> Got {
         Outcome::Leased(lease) => Got::Bytes(lease.to_vec()),
         Outcome::Readable => Got::Readable,
         Outcome::Wrote(_) => Got::Wrote,
+        Outcome::ShutDown => Got::ShutDown,
         Outcome::Closed => Got::Closed,
+        Outcome::Detached(_) => Got::Detached,
         Outcome::Eof(bytes) => Got::Eof(bytes.unwrap_or_default()),
         Outcome::Failed(failure) => failed(failure.half, failure.transferred, &failure.error),
     }
