@@ -15,6 +15,8 @@ use gaio::{
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
+/// Nothing is early, and nothing later than this.
+const TICK: Duration = Duration::from_nanos(1 << 20);
 
 /// A world, and a loop in it. Contexts are numbers.
 struct Desk {
@@ -357,7 +359,7 @@ fn a_graceful_close_is_given_its_time_and_no_more() {
     assert_eq!(desk.events(), []);
     assert_eq!(received(&peer).unwrap(), b"tail");
     assert_eq!(received(&peer).unwrap(), b"", "the FIN went out at once");
-    desk.world.advance(MILLISECOND);
+    desk.world.advance(MILLISECOND + TICK);
     assert_eq!(desk.events(), [(3, Got::Closed)]);
     assert_eq!(desk.submitter.counters().closed_hard, 1);
     assert_eq!(desk.submitter.counters().sessions, 0);
@@ -370,7 +372,7 @@ fn a_close_with_a_write_that_is_stuck_ends_in_a_reset() {
     conn.write(b"stuck").submit_with(1).unwrap();
     conn.close().submit_with(2).unwrap();
     assert_eq!(desk.events(), []);
-    desk.world.advance(300 * MILLISECOND);
+    desk.world.advance(300 * MILLISECOND + TICK);
     assert_eq!(desk.events(), [(1, Got::Failed(Half::Write, 2, "Released".into())), (2, Got::Closed)]);
     assert_eq!(received(&peer).unwrap(), b"st");
     assert_eq!(received(&peer), Err(ErrorKind::ConnectionReset), "no clean end behind a torn message");
@@ -385,22 +387,24 @@ fn a_linger_of_the_socket_is_the_bound_of_its_close() {
     assert_eq!(desk.events(), []);
     desk.world.advance(Duration::from_millis(1_999));
     assert_eq!(desk.events(), []);
-    desk.world.advance(MILLISECOND);
+    desk.world.advance(MILLISECOND + TICK);
     assert_eq!(desk.events(), [(1, Got::Closed)]);
 }
 
 #[test]
-fn a_sleeping_loop_sleeps_to_its_deadline_in_one_poll() {
+fn a_sleeping_loop_sleeps_to_its_deadline() {
     let mut desk = desk_with(|config| config.clock = Clock::Patient, |_| ());
     let (conn, _peer) = desk.conn();
     conn.close().submit_with(1).unwrap();
     assert_eq!(desk.events(), []);
     let before = desk.submitter.counters().polls;
     assert_eq!(desk.watcher.turn(None).unwrap().count(), 1);
-    assert_eq!(desk.world.now(), Duration::from_secs(5));
-    assert_eq!(desk.submitter.counters().polls, before + 1);
+    let five = Duration::from_secs(5);
+    assert!((five..=five + TICK).contains(&desk.world.now()));
+    assert!(desk.submitter.counters().polls <= before + 3, "at most one look per level of the wheel");
+    let before = desk.submitter.counters().polls;
     assert_eq!(desk.watcher.turn(Some(Duration::from_secs(60))).unwrap().count(), 0);
-    assert!(desk.submitter.counters().polls <= before + 3, "an idle loop does not spin");
+    assert!(desk.submitter.counters().polls <= before + 2, "an idle loop does not spin");
 }
 
 #[test]
@@ -422,7 +426,7 @@ fn without_descriptors_a_peer_is_told_and_accepting_waits_in_virtual_time() {
     desk.world.configure(|config| config.descriptors = usize::MAX);
     desk.world.advance(19 * MILLISECOND);
     assert_eq!(desk.events(), [], "the pause is not over");
-    desk.world.advance(MILLISECOND);
+    desk.world.advance(MILLISECOND + TICK);
     assert_eq!(desk.events(), [(u32::MAX, Got::Accepted)]);
 }
 
@@ -441,7 +445,8 @@ fn of_several_shutdowns_the_earliest_counts() {
         desk.world.configure(|config| config.clock = Clock::Patient);
         let got: Vec<_> = desk.watcher.turn(None).unwrap().collect();
         assert!(matches!(&got[..], [Event::Done { context: 1, outcome: Outcome::Failed(_), .. }]), "{got:?}");
-        assert_eq!(desk.world.now(), Duration::from_secs(1));
+        let second = Duration::from_secs(1);
+        assert!((second..=second + TICK).contains(&desk.world.now()));
         drop(got);
         assert_eq!(desk.watcher.turn(None).unwrap_err(), WaitError::Closed);
         assert_eq!(received(&peer).unwrap(), b"st");
