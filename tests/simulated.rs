@@ -365,6 +365,53 @@ fn a_graceful_close_is_given_its_time_and_no_more() {
     assert_eq!(desk.submitter.counters().sessions, 0);
 }
 
+// A linked write that is under way when an ending begins becomes a read behind it.
+
+#[test]
+fn a_linked_read_behind_into_fd_is_released() {
+    let mut desk = desk_with(|config| config.buffer = 4, |_| ());
+    let (conn, peer) = desk.conn();
+    conn.write(b"longer").then_read_pooled().submit_with(1).unwrap();
+    conn.into_fd().submit_with(2).unwrap();
+    assert_eq!(desk.events(), []);
+    assert_eq!(received(&peer).unwrap(), b"long");
+    let released = (1, Got::Failed(Half::Read, 0, "Released".into()));
+    assert_eq!(desk.events(), [released, (2, Got::Detached)]);
+}
+
+#[test]
+fn a_linked_read_behind_a_close_brings_no_bytes_from_behind_a_gap() {
+    let small = |limits: &mut Limits| (limits.arena, limits.read_cap) = (8, 8);
+    let mut desk = desk_with(|config| config.buffer = 8, small);
+    let ((eater, eaters_peer), (conn, peer)) = (desk.conn(), desk.conn());
+    eater.read_pooled().submit_with(1).unwrap();
+    conn.write(b"too much for it").then_read_pooled().submit_with(2).unwrap();
+    conn.close().submit_with(3).unwrap();
+    assert_eq!(desk.events(), []);
+    // In one turn the arena is used up, and the write becomes a read that finds no room in it.
+    eaters_peer.send(b"all of it").unwrap();
+    peer.send(b"lost").unwrap();
+    assert_eq!(received(&peer).unwrap(), b"too much");
+    let released = (2, Got::Failed(Half::Read, 0, "Released".into()));
+    assert_eq!(desk.events(), [(1, bytes(b"all of i")), released]);
+    peer.send(b"late").unwrap();
+    assert_eq!(desk.events(), []);
+    assert_eq!(received(&peer).unwrap(), b" for it");
+    peer.shutdown_write().unwrap();
+    assert_eq!(desk.events(), [(3, Got::Closed)]);
+}
+
+#[test]
+fn into_fd_behind_a_close_comes_too_late() {
+    let mut desk = desk();
+    let (conn, peer) = desk.conn();
+    conn.close().submit_with(1).unwrap();
+    conn.into_fd().submit_with(2).unwrap();
+    assert_eq!(desk.events(), [(2, Got::Failed(Half::Write, 0, "Closed".into()))]);
+    peer.close();
+    assert_eq!(desk.events(), [(1, Got::Closed)]);
+}
+
 #[test]
 fn a_close_with_a_write_that_is_stuck_ends_in_a_reset() {
     let mut desk = desk_with(|config| config.buffer = 2, |limits| limits.close_within = 300 * MILLISECOND);
