@@ -131,7 +131,8 @@ impl Connection {
         let len = room.min(end.inbox.len()).min(end.to_mark());
         out.extend(end.inbox.drain(..len));
         end.read += len as u64;
-        if end.marks.front() == Some(&end.read) {
+        // There may be several at one place.
+        while end.marks.front() == Some(&end.read) {
             end.marks.pop_front();
         }
         other.edge |= std::mem::take(&mut other.wants_room);

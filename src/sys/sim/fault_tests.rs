@@ -90,6 +90,18 @@ fn what_a_short_read_leaves_has_an_edge() {
     assert!(desk.count(Fault::ShortRead) >= 1);
 }
 
+/// An end would be read there.
+#[test]
+fn two_marks_at_one_place_are_passed_as_one() {
+    let desk = desk();
+    desk.peer.send(b"abc").unwrap();
+    desk.peer.send_urgent();
+    desk.peer.send_urgent();
+    desk.peer.send(b"def").unwrap();
+    assert_eq!((desk.recv(8), desk.recv(8)), (Ok(b"abc".to_vec()), Ok(b"def".to_vec())));
+    assert_eq!(desk.recv(8), Err(Errno::AGAIN));
+}
+
 #[test]
 fn a_short_write_takes_a_part_and_is_no_edge() {
     let mut desk = desk();
