@@ -358,8 +358,8 @@ impl<C> Proactor<C> {
 
 impl Session<Queues> {
     #[inline]
-    const fn wants_to_write(&self) -> bool {
-        !self.state.write.is_empty() && (self.writable() || self.has(Flags::MUTE))
+    pub(crate) const fn wants_to_write(&self) -> bool {
+        !self.state.write.is_empty() && self.moves_writes()
     }
 
     #[inline]
@@ -367,3 +367,9 @@ impl Session<Queues> {
         !self.state.read.is_empty() && self.readable() && !self.has(Flags::STARVED)
     }
 }
+    /// Can a write be sent, or refused? No edge announces the latter.
+    #[inline]
+    pub(crate) const fn moves_writes(&self) -> bool {
+        self.writable() || self.has(Flags::MUTE)
+    }
+

@@ -191,7 +191,7 @@ impl<C> Proactor<C> {
             let first = session.state.write.is_empty();
             self.writes += 1;
             index = self.ops.push(&mut session.state.write, op);
-            if !first || !session.writable() {
+            if !first || !session.moves_writes() {
                 Step::Idle
             } else
             // Before those on the ready list: it produces nothing that they wait for, and gives back what it holds.
