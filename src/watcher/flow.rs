@@ -69,11 +69,31 @@ pub(crate) struct Turn<'l> {
     pub(crate) budget: Budget,
 }
 
+impl<'l> Turn<'l> {
+    pub(crate) const fn new(
+        key: Key,
+        session: &'l mut Session<Queues>,
+        timers: &'l mut Timers,
+        limits: &Limits,
+    ) -> Self {
+        Self { key, session, timers, budget: Budget::of(limits) }
+    }
+
+    /// Most bytes that may still be moved.
+    pub(crate) const fn bytes_left(&self) -> usize {
+        self.budget.bytes
+    }
+
+    pub(crate) const fn moved(&mut self, n: usize) {
+        self.budget.moved(n);
+    }
+}
+
 impl<C> Proactor<C> {
     /// Moves one session on: writes first, since they free what the peer waits for, and may turn into reads.
     #[inline]
     pub(crate) fn step_session(&mut self, key: Key, session: &mut Session<Queues>, timers: &mut Timers) -> Step {
-        let mut turn = Turn { key, session, timers, budget: Budget::of(&self.shared.limits) };
+        let mut turn = Turn::new(key, session, timers, &self.shared.limits);
         let mut tried = Tried::Waits;
         if turn.session.wants_to_write() {
             tried = self.run_writes(&mut turn);
@@ -99,7 +119,7 @@ impl<C> Proactor<C> {
         if !others_wait {
             return self.step_session(key, session, timers);
         }
-        let mut turn = Turn { key, session, timers, budget: Budget::of(&self.shared.limits) };
+        let mut turn = Turn::new(key, session, timers, &self.shared.limits);
         let tried = self.run_writes(&mut turn);
         if tried == Tried::Spent || turn.session.wants_to_read() { Step::Again } else { Step::Idle }
     }
@@ -129,7 +149,7 @@ impl<C> Proactor<C> {
 
     /// Sends until all is out, the system takes no more, or the budget is spent.
     #[inline]
-    fn try_write(&mut self, turn: &mut Turn<'_>) -> Tried {
+    pub(crate) fn try_write(&mut self, turn: &mut Turn<'_>) -> Tried {
         if turn.session.has(Flags::WRITES_APART) {
             if let Some(tried) = self.write_apart(turn) {
                 return tried;
@@ -363,7 +383,7 @@ impl Session<Queues> {
     }
 
     #[inline]
-    const fn wants_to_read(&self) -> bool {
+    pub(crate) const fn wants_to_read(&self) -> bool {
         !self.state.read.is_empty() && self.readable() && !self.has(Flags::STARVED)
     }
 }

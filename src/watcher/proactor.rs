@@ -301,9 +301,7 @@ impl<C> event_loop::Face for Proactor<C> {
         match timer {
             Timer::Op(index) => {
                 count(&self.shared.counters.expired);
-                if self.ops.expired(index).is_some() {
-                    self.give_up(core, index, OpError::TimedOut);
-                }
+                self.overdue(core, index);
             }
             Timer::Alarm(index) => {
                 count(&self.shared.counters.expired);
