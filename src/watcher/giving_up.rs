@@ -47,6 +47,8 @@ impl<C> Proactor<C> {
             self.writes -= 1;
             if pending.done > 0 {
                 session.set(Flags::BROKEN); // Torn: nothing may follow (I11).
+            } else {
+                session.retry_now(); // The end of the output needs no room, and who sends next learns that there is none.
             }
         } else {
             session.clear(Flags::STARVED); // Who comes next may need no room.
