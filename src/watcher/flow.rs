@@ -199,17 +199,25 @@ impl<C> Proactor<C> {
             }
         }
         self.writes -= 1;
-        if pending.body.is_write() {
-            if let Some(pending) = self.ops.pop(&mut turn.session.state.write, turn.timers) {
-                let (conn, context) = (pending.conn, pending.context);
-                if let Some(payload) = pending.body.into_payload() {
-                    self.complete(conn, context, Stored::Wrote(payload));
-                }
-            }
-        } else {
+        let has_become_read = !pending.body.is_write();
+        if has_become_read {
             pending.done = 0;
-            let queues = &mut turn.session.state;
-            self.ops.relink(&mut queues.write, &mut queues.read);
+            if !turn.session.has(Flags::CLOSING) {
+                let queues = &mut turn.session.state;
+                self.ops.relink(&mut queues.write, &mut queues.read);
+                return Tried::Gone;
+            }
+        }
+        if let Some(pending) = self.ops.pop(&mut turn.session.state.write, turn.timers) {
+            if has_become_read {
+                // As the reads that were pending when the close began.
+                self.fail(pending, OpError::Released);
+                return Tried::Gone;
+            }
+            let (conn, context) = (pending.conn, pending.context);
+            if let Some(payload) = pending.body.into_payload() {
+                self.complete(conn, context, Stored::Wrote(payload));
+            }
         }
         Tried::Gone
     }
