@@ -228,7 +228,8 @@ impl<C> Proactor<C> {
         }
         let Session { socket, state: Queues { mut read, mut write, .. }, .. } = session;
         drop(socket);
-        self.left(core, key);
+        let leftover = self.left(core, key);
+        self.unread.extend((!leftover.is_empty()).then_some(leftover));
         while let Some(pending) = self.ops.pop(&mut read, &mut core.timers) {
             let error = error(&pending.body);
             self.fail(pending, error);

@@ -33,7 +33,7 @@ pub(crate) const RETRY: u64 = 5_000_000;
 #[derive(Debug)]
 pub(crate) struct Budget {
     ops: u32,
-    bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 impl Budget {
@@ -77,15 +77,6 @@ impl<'l> Turn<'l> {
         limits: &Limits,
     ) -> Self {
         Self { key, session, timers, budget: Budget::of(limits) }
-    }
-
-    /// Most bytes that may still be moved.
-    pub(crate) const fn bytes_left(&self) -> usize {
-        self.budget.bytes
-    }
-
-    pub(crate) const fn moved(&mut self, n: usize) {
-        self.budget.moved(n);
     }
 }
 
@@ -385,6 +376,12 @@ impl<C> Proactor<C> {
 }
 
 impl Session<Queues> {
+    /// Can a write be sent, or refused? No edge announces the latter.
+    #[inline]
+    pub(crate) const fn moves_writes(&self) -> bool {
+        self.writable() || self.has(Flags::MUTE)
+    }
+
     #[inline]
     pub(crate) const fn wants_to_write(&self) -> bool {
         !self.state.write.is_empty() && self.moves_writes()
@@ -395,9 +392,3 @@ impl Session<Queues> {
         !self.state.read.is_empty() && self.readable() && !self.has(Flags::STARVED)
     }
 }
-    /// Can a write be sent, or refused? No edge announces the latter.
-    #[inline]
-    pub(crate) const fn moves_writes(&self) -> bool {
-        self.writable() || self.has(Flags::MUTE)
-    }
-
