@@ -438,7 +438,10 @@ fn bytes_that_nobody_reads<D: Drive>() {
         }
         drop(conn);
         match ending {
-            "shutdown" => assert!(rig.rest().is_empty()),
+            "shutdown" => {
+                assert!(rig.rest().is_empty());
+                drop(rig);
+            }
             "drop" => rig.assert_quiet(),
             _ => {
                 rig.outcome().closed();

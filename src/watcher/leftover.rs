@@ -64,10 +64,11 @@ impl<C> Proactor<C> {
         if turn.budget.bytes == 0 { Tried::Spent } else { self.try_read(turn) }
     }
 
-    /// Drops what is done with, one by one, while the loop is well. What a panic leaves goes with the loop itself.
+    /// Drops what is done with, one by one. Not while the loop ends: what is there then goes with the loop itself, when
+    /// all it had to say has been handed over.
     #[inline]
     pub(crate) fn drop_unread(&mut self) {
-        while self.ending != Ending::Failing {
+        while matches!(self.ending, Ending::No | Ending::Grace(_)) {
             let Some(bytes) = self.unread.pop() else { return };
             drop(bytes);
         }
