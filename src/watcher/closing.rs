@@ -103,8 +103,7 @@ impl<C> Proactor<C> {
         let Some(session) = core.sessions.get_mut(key) else { return Step::Idle };
         if !session.state.write.is_empty() && !self.head_is_ending(session) {
             // Flushing. With the budget spent there may be more to send at once.
-            let more = session.writable() || session.has(Flags::BROKEN);
-            return if more { Step::Again } else { Step::Idle };
+            return if session.moves_writes() { Step::Again } else { Step::Idle };
         }
         if self.ops.head(&session.state.write).is_some_and(|pending| matches!(pending.body, Body::IntoFd)) {
             self.detach(core, key);
@@ -229,7 +228,8 @@ impl<C> Proactor<C> {
         }
         let Session { socket, state: Queues { mut read, mut write, .. }, .. } = session;
         drop(socket);
-        self.left(core, key);
+        let leftover = self.left(core, key);
+        self.unread.extend((!leftover.is_empty()).then_some(leftover));
         while let Some(pending) = self.ops.pop(&mut read, &mut core.timers) {
             let error = error(&pending.body);
             self.fail(pending, error);
