@@ -80,6 +80,8 @@ pub(crate) trait Face: Sized {
     /// What a listener is known by.
     type Tag;
 
+    /// A turn begins: what was changed since the last one counts now.
+    fn begin(&mut self, _core: &mut Core<Self::Session, Self::Tag>) {}
     /// The waker was written: empties it.
     fn woken(&mut self);
     /// Takes over what other threads, and this one outside the loop, have handed in.
@@ -228,6 +230,7 @@ impl<F: Face> EventLoop<F> {
         self.owed = true;
         count(&self.core.counters.turns);
         self.core.turn = self.core.turn.wrapping_add(1);
+        self.face.begin(&mut self.core);
         let events = std::mem::take(&mut self.core.events);
         self.accept(&events);
         self.readiness(&events);

@@ -34,6 +34,7 @@ mod giving_up;
 mod lease;
 mod leftover;
 mod link;
+mod live;
 mod op;
 mod outbox;
 mod outcome;
@@ -118,7 +119,7 @@ fn assemble<C>(options: &Options, way: Way<C>) -> io::Result<Parts<C>> {
     let counters = Arc::new(Counters::default());
     let core = event_loop::Core::new(selector, limits.clone(), counters.clone())?;
     let shared = Arc::new(Shared::new(limits, Inbox::new(producer, raiser, waker, counters.clone()), counters));
-    let outbox = Outbox::new(way, &shared.limits, shared.counters.clone());
+    let outbox = Outbox::new(way, &core.limits, shared.counters.clone());
     let face = Proactor::new(shared.clone(), consumer, outbox);
     Ok(Parts { shared, event_loop: EventLoop::new(core, face, keeper) })
 }
