@@ -259,8 +259,8 @@ pub use typed::{
     ServerBuilder, SessionLimits, SessionLoop, TimeLimit, Unserved,
 };
 pub use watcher::{
-    Batch, Conn, Detached, EmbeddedWatcher, Event, Failure, Half, Lease, Listener, ListenerId, NewTimer, Op, OpId,
-    Outcome, Payload, Single, Spendable, Submitter, TimerId, Watcher, Write,
+    Batch, Conn, Detached, EmbeddedWatcher, Event, Failure, Half, Lease, Listener, ListenerId, NewTimer, NextTurn, Op,
+    OpId, Outcome, Payload, Pollable, Single, Spendable, Submitter, TimerId, Watcher, Write,
 };
 
 /// The README's example has to compile.

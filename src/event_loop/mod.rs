@@ -147,6 +147,11 @@ impl<S, T> Core<S, T> {
         &self.counters
     }
 
+    /// What is readable when there are events.
+    pub(crate) const fn selector(&self) -> &Selector {
+        &self.selector
+    }
+
     /// Takes a socket in. On an error the session comes back.
     pub(crate) fn register(&mut self, session: Session<S>) -> Result<Key, (Session<S>, Errno)> {
         let key = self.sessions.insert(session);

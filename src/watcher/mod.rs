@@ -17,7 +17,7 @@ use crate::event_loop::{self, EventLoop};
 use crate::handoff::{Taken, Taker, gate, mailbox, ring};
 use crate::limits::Options;
 use crate::sync::{Arc, mutant, thread};
-use crate::sys::{self, Selector, Waker};
+use crate::sys::{self, Bell, Selector, Waker};
 
 mod accepting;
 mod alarm;
@@ -39,6 +39,7 @@ mod op;
 mod outbox;
 mod outcome;
 mod panics;
+mod pollable;
 mod proactor;
 mod queue;
 mod shared;
@@ -47,10 +48,11 @@ mod submitter;
 pub use alarm::NewTimer;
 pub use batch::Batch;
 pub use conn::Conn;
-pub use embedded::EmbeddedWatcher;
+pub use embedded::{EmbeddedWatcher, NextTurn};
 pub use lease::Lease;
 pub use op::{Op, OpId, Single, Spendable, TimerId, Write};
 pub use outcome::{Detached, Event, Failure, Half, ListenerId, Outcome, Payload};
+pub use pollable::Pollable;
 pub(crate) use submitter::why_not;
 pub use submitter::{Listener, Submitter};
 
@@ -92,6 +94,8 @@ pub struct Watcher<C: Send + 'static = ()> {
     taker: Taker<Buffer<C>>,
     shared: Arc<Shared<C>>,
     thread: Option<thread::JoinHandle<()>>,
+    /// What a poll elsewhere waits for, if one does.
+    bell: Option<Arc<Bell>>,
 }
 
 impl Watcher<()> {
@@ -156,7 +160,7 @@ impl<C: Send + 'static> Watcher<C> {
         let Parts { shared, event_loop } = assemble(&options, Way::Mailbox(publisher))?;
         let thread = start(&options, event_loop)?;
         let submitter = Submitter(shared.clone());
-        Ok((Self { taker, shared, thread: Some(thread) }, submitter))
+        Ok((Self { taker, shared, thread: Some(thread), bell: None }, submitter))
     }
 
     /// Waits for completions: parks until there is a batch, and borrows it until the next wait.
@@ -202,12 +206,17 @@ impl<C: Send + 'static> Watcher<C> {
                 return Err(end);
             }
             taken.recycle();
-            let Taken::Batch { more } = take(&mut self.taker) else { return Ok(()) };
+            self.silence(!mutant("silenced_late"));
+            let Taken::Batch { more } = take(&mut self.taker) else {
+                self.silence(mutant("silenced_late"));
+                return Ok(());
+            };
             if more && !mutant("residue_unraised") {
                 // The loop keeps a residue that found the cell full.
                 self.shared.inbox.raise();
             }
             self.taker.taken().settle(&self.shared);
+            self.ring_at_the_end();
         }
     }
 }
