@@ -201,7 +201,7 @@ impl<C> Proactor<C> {
         }
         if let Some(pending) = self.ops.pop(&mut turn.session.state.write, turn.timers) {
             if has_become_read {
-                // As the reads that were pending when the close began.
+                // As those that were pending when the end began. What it read would be bytes behind a gap.
                 self.fail(pending, OpError::Released);
                 return Tried::Gone;
             }
