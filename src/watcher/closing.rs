@@ -22,7 +22,7 @@ use crate::event_loop::inbox::nanos;
 use crate::event_loop::session::{Flags, Session, Verb};
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Armed, Timer};
-use crate::sys;
+use crate::sys::{self, Errno};
 use crate::watcher::batch::Stored;
 use crate::watcher::body::Body;
 use crate::watcher::lease::Class;
@@ -178,6 +178,10 @@ impl<C> Proactor<C> {
     fn detach(&mut self, core: &mut Core, key: Key) {
         if core.sessions.get_mut(key).is_some_and(|session| session.has(Flags::BROKEN)) {
             return self.end_session(core, key, |_| OpError::Broken);
+        }
+        if core.sessions.get_mut(key).is_some_and(|session| session.has(Flags::RESET)) {
+            // The system tells an error once, and that was us: whoever read on would take what follows for a clean end.
+            return self.end_session(core, key, |_| OpError::Os(Errno::CONNRESET.into()));
         }
         let Some(session) = core.retire(key) else { return };
         let Session { socket, state: Queues { mut write, .. }, .. } = session;
