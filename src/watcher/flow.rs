@@ -37,6 +37,8 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
+    const NONE: Self = Self { ops: 0, bytes: 0 };
+
     const fn of(limits: &Limits) -> Self {
         Self { ops: limits.ops_per_turn, bytes: limits.bytes_per_turn }
     }
@@ -47,6 +49,17 @@ impl Budget {
 
     pub(crate) const fn moved(&mut self, n: usize) {
         self.bytes = self.bytes.saturating_sub(n);
+    }
+
+    /// Cuts it in two; of one operation or byte there is one in each half.
+    const fn halve(&mut self) -> Self {
+        (self.ops, self.bytes) = (self.ops.div_ceil(2), self.bytes.div_ceil(2));
+        Self { ..*self }
+    }
+
+    const fn add(&mut self, other: &Self) {
+        self.ops += other.ops;
+        self.bytes += other.bytes;
     }
 }
 
@@ -87,7 +100,10 @@ impl<C> Proactor<C> {
         let mut turn = Turn::new(key, session, timers, &self.limits);
         let mut tried = Tried::Waits;
         if turn.session.wants_to_write() {
+            // A peer that takes all we send must not keep us from reading: half of the budget is for that.
+            let kept = if turn.session.wants_to_read() { turn.budget.halve() } else { Budget::NONE };
             tried = self.run_writes(&mut turn);
+            turn.budget.add(&kept);
         }
         if turn.session.wants_to_read() && self.run_reads(&mut turn) == Tried::Spent {
             tried = Tried::Spent;
