@@ -17,7 +17,6 @@ use crate::event_loop::Step;
 use crate::event_loop::session::{Flags, Session, Verb};
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Timer, Timers};
-use crate::limits::Limits;
 use crate::sys::{self, Errno};
 use crate::watcher::batch::Stored;
 use crate::watcher::body::Body;
@@ -25,43 +24,10 @@ use crate::watcher::lease::{Class, SMALL};
 use crate::watcher::outcome::Payload;
 use crate::watcher::proactor::Proactor;
 use crate::watcher::queue::{Pending, Queues};
+use crate::watcher::turn::{Budget, Turn};
 
 /// Pause before a send is tried again for which memory was short: no edge announces memory.
 pub(crate) const RETRY: u64 = 5_000_000;
-
-/// What one session may still do in this turn.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    ops: u32,
-    pub(crate) bytes: usize,
-}
-
-impl Budget {
-    const NONE: Self = Self { ops: 0, bytes: 0 };
-
-    const fn of(limits: &Limits) -> Self {
-        Self { ops: limits.ops_per_turn, bytes: limits.bytes_per_turn }
-    }
-
-    pub(crate) const fn is_spent(&self) -> bool {
-        self.ops == 0 || self.bytes == 0
-    }
-
-    pub(crate) const fn moved(&mut self, n: usize) {
-        self.bytes = self.bytes.saturating_sub(n);
-    }
-
-    /// Cuts it in two; of one operation or byte there is one in each half.
-    const fn halve(&mut self) -> Self {
-        (self.ops, self.bytes) = (self.ops.div_ceil(2), self.bytes.div_ceil(2));
-        Self { ..*self }
-    }
-
-    const fn add(&mut self, other: &Self) {
-        self.ops += other.ops;
-        self.bytes += other.bytes;
-    }
-}
 
 /// What trying the operation at the head of a queue came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,25 +38,6 @@ pub(crate) enum Tried {
     Waits,
     /// The budget is spent.
     Spent,
-}
-
-/// One session in its step, and what of the loop it needs.
-pub(crate) struct Turn<'l> {
-    pub(crate) key: Key,
-    pub(crate) session: &'l mut Session<Queues>,
-    pub(crate) timers: &'l mut Timers,
-    pub(crate) budget: Budget,
-}
-
-impl<'l> Turn<'l> {
-    pub(crate) const fn new(
-        key: Key,
-        session: &'l mut Session<Queues>,
-        timers: &'l mut Timers,
-        limits: &Limits,
-    ) -> Self {
-        Self { key, session, timers, budget: Budget::of(limits) }
-    }
 }
 
 impl<C> Proactor<C> {

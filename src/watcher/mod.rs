@@ -45,6 +45,7 @@ mod proactor;
 mod queue;
 mod shared;
 mod submitter;
+mod turn;
 
 pub use alarm::NewTimer;
 pub use batch::Batch;
