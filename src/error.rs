@@ -18,10 +18,12 @@ pub enum SubmitErrorKind {
     Full,
     /// A cap on operations in flight or queued bytes is reached. Take completions first.
     TooMany,
-    /// A read into a buffer of no capacity, or a write of no bytes. Give it at least one byte.
+    /// A read into a buffer of no capacity, or a write of no bytes (to a stream). Give it at least one byte.
     EmptyBuffer,
     /// The buffer of an exact read could not be grown to the size asked for.
     TooLarge,
+    /// An exact read, or the end of the sending side, on a datagram socket: its messages have borders, and no end.
+    NotAStream,
 }
 
 impl fmt::Display for SubmitErrorKind {
@@ -32,6 +34,7 @@ impl fmt::Display for SubmitErrorKind {
             Self::TooMany => "too many operations or bytes in flight: take completions first, or raise the limit",
             Self::EmptyBuffer => "the buffer has no room to read into, or nothing to write",
             Self::TooLarge => "the buffer could not be grown to the size of the exact read",
+            Self::NotAStream => "a datagram socket is no stream: no exact reads, and no end of the sending side",
         })
     }
 }
@@ -154,6 +157,11 @@ pub enum OpError {
     NotRegistered,
     /// The loop ended by a panic in user code (the `Drop` of a context or buffer).
     LoopFailed,
+    /// A datagram found too little room, and its end is lost. What did fit is in the [`Failure`](crate::Failure).
+    Truncated {
+        /// The bytes that were sent.
+        whole: usize,
+    },
 }
 
 impl OpError {
@@ -179,6 +187,9 @@ impl fmt::Display for OpError {
             Self::Broken => f.write_str("an earlier write was torn, or the sending side shut down: nothing may follow"),
             Self::NotRegistered => f.write_str("the system refused to register the descriptor"),
             Self::LoopFailed => f.write_str("the loop ended by a panic in user code"),
+            Self::Truncated { whole } => {
+                write!(f, "a datagram of {whole} bytes found too little room: its end is lost")
+            }
         }
     }
 }
@@ -199,6 +210,7 @@ impl From<OpError> for io::Error {
             OpError::Closed | OpError::NotRegistered => io::ErrorKind::NotConnected,
             OpError::Broken => io::ErrorKind::BrokenPipe,
             OpError::TimedOut => io::ErrorKind::TimedOut,
+            OpError::Truncated { .. } => io::ErrorKind::InvalidData,
             _ => io::ErrorKind::ConnectionAborted,
         };
         Self::new(kind, error)

@@ -167,6 +167,10 @@
 //! # }
 //! ```
 //!
+//! Connected datagram sockets (UDP, Unix) can be delegated like streams: each read then takes one message, and each write
+//! sends one. An empty message is data, and one that found too little room is a failure, with what did fit:
+//! see [`Conn`](Conn#datagrams).
+//!
 //! # Back-pressure
 //!
 //! Nothing is read but what was asked for. So the peer is held back by not submitting the next read: submit it when the

@@ -232,6 +232,53 @@ fn an_embedded_loop_passes_the_panic_on_and_can_be_shut_down() {
 }
 
 /// A payload that the last turns of the drop itself spend: the drop goes on to its end, and then passes the panic on.
+/// Large enough to wait for room, and the panic comes when it is out.
+struct Large(Vec<u8>);
+
+impl AsRef<[u8]> for Large {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Large {
+    fn drop(&mut self) {
+        panic!("on purpose");
+    }
+}
+
+/// Of several connections that were ready in the turn with the panic, the others are served by the next.
+#[test]
+fn a_caught_panic_costs_no_other_connection_its_edge() {
+    check(|| {
+        let mut rig = Rig::<EmbeddedWatcher<u64>>::new();
+        let (conn, mut peer) = rig.connect(Net::Unix);
+        let (other, mut others_peer) = rig.connect(Net::Tcp);
+        conn.write(Bytes::from_owner(Large(vec![7; 4 << 20]))).then_read_leased().submit_with(1).unwrap();
+        other.read_leased().submit_with(2).unwrap();
+        rig.assert_quiet();
+        peer.set_nonblocking(true).unwrap();
+        let mut turn = || {
+            let taken = rig.watcher.turn(Some(Duration::ZERO)).unwrap().map(Taken::from).collect::<Vec<_>>();
+            for event in &taken {
+                assert!(matches!(event, Taken::Done(_, 2, Got::Leased(_))), "{event:?}");
+                other.read_leased().submit_with(2).unwrap();
+            }
+            taken.len()
+        };
+        // Each turn finds the writer's edge first, and a byte of the other connection behind it.
+        let mut sink = vec![0; 1 << 20];
+        loop {
+            while peer.read(&mut sink).is_ok() {}
+            others_peer.write_all(b"x").unwrap();
+            if catch_unwind(AssertUnwindSafe(&mut turn)).is_err() {
+                break;
+            }
+        }
+        assert_eq!((0..3).map(|_| turn()).sum::<usize>(), 1, "the byte that came with the panic");
+    });
+}
+
 #[test]
 fn an_embedded_watcher_that_is_dropped_with_such_a_payload_ends_all_the_same() {
     check(|| {

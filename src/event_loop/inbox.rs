@@ -235,6 +235,9 @@ impl<S> Intake<S> {
     /// Begins a drain. All that is in the ring by now is handed out in it (G8): a submitter parked for room would wait
     /// for ever.
     pub(crate) fn begin(&mut self, inbox: &Inbox<S>) {
+        if self.popped {
+            inbox.made_room(); // A panic of the user's cut the last drain short.
+        }
         let queue = &mut self.local;
         inbox.local.with(|theirs| if queue.is_empty() { std::mem::swap(queue, theirs) } else { queue.append(theirs) });
         self.seen = self.ring.tail();
@@ -262,8 +265,8 @@ impl<S> Intake<S> {
     }
 
     /// Ends a drain.
-    pub(crate) fn end(&self, inbox: &Inbox<S>) {
-        if self.popped {
+    pub(crate) fn end(&mut self, inbox: &Inbox<S>) {
+        if std::mem::replace(&mut self.popped, false) {
             inbox.made_room();
         }
     }

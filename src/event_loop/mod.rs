@@ -119,6 +119,8 @@ pub(crate) struct Core<S, T> {
     pub(crate) listeners: Vec<Option<Listening<T>>>,
     shortage: Shortage,
     events: Vec<Readiness>,
+    /// How many of them were told.
+    told: usize,
     /// Counts passes, in its low bits.
     turn: u8,
     pub(crate) limits: Limits,
@@ -135,6 +137,7 @@ impl<S, T> Core<S, T> {
             listeners: Vec::new(),
             shortage: Shortage::new()?,
             events: Vec::with_capacity(sys::MAX_EVENTS),
+            told: 0,
             turn: 0,
             limits,
             counters,
@@ -215,7 +218,9 @@ impl<F: Face> EventLoop<F> {
         let busy = (self.owed && !mutant("owed_ignored")) || self.is_busy();
         let due = [until, self.core.timers.next()].into_iter().flatten().min();
         count(&self.core.counters.polls);
-        self.core.selector.wait(&mut self.core.events, if busy { Some(0) } else { due })?;
+        if self.core.events.is_empty() {
+            self.core.selector.wait(&mut self.core.events, if busy { Some(0) } else { due })?;
+        }
         Ok(())
     }
 
@@ -228,11 +233,8 @@ impl<F: Face> EventLoop<F> {
         self.owed = true;
         count(&self.core.counters.turns);
         self.core.turn = self.core.turn.wrapping_add(1);
-        let events = std::mem::take(&mut self.core.events);
-        self.accept(&events);
-        self.readiness(&events);
-        self.core.events = events;
-        self.core.events.clear();
+        self.accept();
+        self.readiness();
         self.face.collect(&mut self.core);
         if mutant("opened_late") {
             self.keeper.open();
@@ -260,12 +262,15 @@ impl<F: Face> EventLoop<F> {
         self.core.listeners.iter().flatten().any(|listening| listening.phase == Phase::Ready)
     }
 
-    fn accept(&mut self, events: &[Readiness]) {
+    fn accept(&mut self) {
         if self.core.listeners.is_empty() {
             return;
         }
-        for event in events.iter().filter(|event| event.token & LISTENER != 0 && event.token != WAKER) {
-            self.core.listener_edge((event.token & !LISTENER) as usize);
+        for i in 0..self.core.events.len() {
+            let token = self.core.events[i].token;
+            if token & LISTENER != 0 && token != WAKER {
+                self.core.listener_edge((token & !LISTENER) as usize);
+            }
         }
         for index in 0..self.core.listeners.len() {
             self.accept_from(index);
@@ -290,8 +295,10 @@ impl<F: Face> EventLoop<F> {
         }
     }
 
-    fn readiness(&mut self, events: &[Readiness]) {
-        for event in events {
+    /// Every event is told once, and none is lost: a panic of the user's leaves those behind it for the next turn.
+    fn readiness(&mut self) {
+        while let Some(event) = self.core.events.get(self.core.told).copied() {
+            self.core.told += 1;
             if event.token & LISTENER != 0 {
                 if event.token == WAKER {
                     self.face.woken();
@@ -307,9 +314,18 @@ impl<F: Face> EventLoop<F> {
             let step = if self.face.full() { Step::Again } else { self.face.step(key, session, &mut self.core.timers) };
             self.after(key, step);
         }
+        self.core.events.clear();
+        self.core.told = 0;
     }
 
-    fn after(&mut self, key: Key, mut step: Step) {
+    #[inline]
+    fn after(&mut self, key: Key, step: Step) {
+        if step != Step::Idle {
+            self.go_on(key, step);
+        }
+    }
+
+    fn go_on(&mut self, key: Key, mut step: Step) {
         if step == Step::Ending {
             step = self.face.wind_up(&mut self.core, key);
         }

@@ -19,7 +19,7 @@ use crate::typed::address::{Address, Post, SendError};
 use crate::typed::expect::{Expect, Seen};
 use crate::typed::io::Effect;
 use crate::typed::limits::SessionLimits;
-use crate::typed::machine::{self, Fate, Machine, worse};
+use crate::typed::machine::{self, Doom, Fate, Machine, worse};
 use crate::typed::output::Output;
 use crate::typed::protocol::{End, Protocol};
 
@@ -222,7 +222,7 @@ impl<P: Protocol> Bench<P> {
         self.feed();
     }
 
-    fn flush(&mut self) -> Result<(), Fate> {
+    fn flush(&mut self) -> Result<(), Doom> {
         settle(&mut self.machine, &mut self.bench, &[], self.blocked, &mut self.written);
         self.machine.drained(&mut self.bench, 1)
     }
@@ -248,7 +248,7 @@ impl<P: Protocol> Bench<P> {
     }
 
     /// Carries out what callbacks asked for, and settles how it goes on.
-    fn after(&mut self, mut called: Result<(), Fate>) {
+    fn after(&mut self, mut called: Result<(), Doom>) {
         if self.end.is_some() {
             return;
         }
@@ -277,9 +277,11 @@ impl<P: Protocol> Bench<P> {
                     self.feed()
                 };
             }
-            Err(Fate::Close) => End::Closed,
-            Err(Fate::Leave(_)) => End::Left,
-            Err(Fate::End(end)) => end,
+            Err(doom) => match *doom {
+                Fate::Close => End::Closed,
+                Fate::Leave(_) => End::Left,
+                Fate::End(end) => end,
+            },
         };
         if matches!(end, End::Closed | End::Left) {
             settle(&mut self.machine, &mut self.bench, &[], false, &mut self.written);

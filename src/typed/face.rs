@@ -29,7 +29,7 @@ use crate::sys::{self, Errno, Socket};
 use crate::typed::ending::Ending;
 use crate::typed::expect::Seen;
 use crate::typed::limits::SessionLimits;
-use crate::typed::machine::{Bench, Fate, Machine};
+use crate::typed::machine::{Bench, Doom, Fate, Machine};
 use crate::typed::mail::{Command, Mail, Newcomer};
 use crate::typed::output::Output;
 use crate::typed::protocol::{End, Protocol};
@@ -48,7 +48,7 @@ pub(crate) struct Extra {
 /// One session, as the loop keeps it.
 pub(crate) struct Typed<P> {
     pub(crate) machine: Machine<P>,
-    pub(crate) fate: Option<Box<Fate>>,
+    pub(crate) fate: Option<Doom>,
     pub(crate) extra: Option<Box<Extra>>,
     /// The timer of its time limit, or of its close.
     pub(crate) armed: Armed,
@@ -236,9 +236,9 @@ impl<P: Protocol> event_loop::Face for Sessions<P> {
         }
         let (step, fate) = match catch(|| self.go_on(key, session, timers)) {
             Ok(step) => (step, Ok(())),
-            Err(fate) => (Step::Ending, Err(fate)),
+            Err(doom) => (Step::Ending, Err(doom)),
         };
-        if matches!(fate, Err(Fate::Close | Fate::Leave(_))) && self.bench.scratch.queued() > 0 {
+        if fate.as_ref().is_err_and(|doom: &Doom| !matches!(**doom, Fate::End(_))) && self.bench.scratch.queued() > 0 {
             // Written before the end was decided: it goes out first.
             let kept = self.bench.scratch.keep(&[]);
             session.state.machine.backlog = Some(Box::new(kept));

@@ -41,6 +41,15 @@ pub(crate) enum Fate {
     End(End),
 }
 
+/// A fate that is decided. Boxed: it is rare, and would make every result large.
+pub(crate) type Doom = Box<Fate>;
+
+impl From<End> for Doom {
+    fn from(end: End) -> Self {
+        Self::new(Fate::End(end))
+    }
+}
+
 /// Input that is no whole frame yet.
 #[derive(Debug, Default)]
 pub(crate) struct Partial {
@@ -117,6 +126,11 @@ impl<P: Protocol> Machine<P> {
         if self.due == 0 { None } else { Some(self.due) }
     }
 
+    /// Is there output that waits, or that waited and was above the high-water mark?
+    pub(crate) const fn has_output(&self) -> bool {
+        self.backlog.is_some() || self.high || self.end_output
+    }
+
     /// May input be taken in?
     pub(crate) fn wants_input(&self) -> bool {
         !self.high && self.expects().is_some_and(|expect| expect.what != What::Nothing)
@@ -132,14 +146,15 @@ impl<P: Protocol> Machine<P> {
     }
 
     /// Runs a callback. Whoever calls this has no fate decided.
+    #[inline]
     fn call(
         &mut self,
         bench: &mut Bench<P>,
         token: u64,
         input: &[u8],
         callback: impl FnOnce(P, &mut Io<'_, P>) -> Next<P>,
-    ) -> Result<(), Fate> {
-        let Some(state) = self.state.take() else { return Err(Fate::End(End::Panicked)) };
+    ) -> Result<(), Doom> {
+        let Some(state) = self.state.take() else { return Err(End::Panicked.into()) };
         let (output, input) = match &mut self.backlog {
             Some(backlog) => (&mut **backlog, &[][..]),
             None => (&mut bench.scratch, input),
@@ -148,14 +163,14 @@ impl<P: Protocol> Machine<P> {
         let mut io = Io { output, input, effects: &mut bench.effects, end_output, post: &bench.post, token };
         let (state, fate) = match callback(state, &mut io) {
             Next::Become(state) => (state, Ok(())),
-            Next::Close(state) => (state, Err(Fate::Close)),
-            Next::Abort(state) => (state, Err(Fate::End(End::Aborted))),
-            Next::Leave(state, farewell) => (state, Err(Fate::Leave(farewell))),
+            Next::Close(state) => (state, Err(Box::new(Fate::Close))),
+            Next::Abort(state) => (state, Err(End::Aborted.into())),
+            Next::Leave(state, farewell) => (state, Err(Box::new(Fate::Leave(farewell)))),
         };
         self.state = Some(state);
         let queued = self.queued(bench);
         if queued > bench.limits.output {
-            return Err(Fate::End(End::Overflow));
+            return Err(End::Overflow.into());
         }
         self.high |= queued > bench.limits.high_water;
         fate
@@ -167,7 +182,7 @@ impl<P: Protocol> Machine<P> {
         bench: &mut Bench<P>,
         token: u64,
         callback: impl FnOnce(P, &mut Io<'_, P>) -> Next<P>,
-    ) -> Result<(), Fate> {
+    ) -> Result<(), Doom> {
         let before = self.expects();
         let fate = self.call(bench, token, &[], callback);
         self.limit_anew(bench, self.expects() != before);
@@ -176,6 +191,7 @@ impl<P: Protocol> Machine<P> {
 
     /// Hands over the frames of the input, as far as the budget and the output allow, and says how many bytes of it they
     /// were.
+    #[inline(always)]
     pub(crate) fn feed(
         &mut self,
         bench: &mut Bench<P>,
@@ -183,7 +199,7 @@ impl<P: Protocol> Machine<P> {
         input: &[u8],
         seen: &mut Seen,
         budget: &mut Budget,
-    ) -> (usize, Result<(), Fate>) {
+    ) -> (usize, Result<(), Doom>) {
         let mut at = 0;
         self.unfed = true;
         let fate = self.frames(bench, token, input, &mut at, seen, budget);
@@ -195,7 +211,7 @@ impl<P: Protocol> Machine<P> {
         (at, fate)
     }
 
-    #[inline]
+    #[inline(always)]
     fn frames(
         &mut self,
         bench: &mut Bench<P>,
@@ -204,11 +220,15 @@ impl<P: Protocol> Machine<P> {
         at: &mut usize,
         seen: &mut Seen,
         budget: &mut Budget,
-    ) -> Result<(), Fate> {
+    ) -> Result<(), Doom> {
         while *budget > 0 && !self.high {
-            let Some(state) = &self.state else { return Err(Fate::End(End::Panicked)) };
-            let expect = state.expects();
             let rest = &input[*at..];
+            if rest.is_empty() {
+                self.unfed = false;
+                break;
+            }
+            let Some(state) = &self.state else { return Err(End::Panicked.into()) };
+            let expect = state.expects();
             match expect.find(rest, seen, |input| state.decode(input)) {
                 Found::Frame { skip, len, total } => {
                     *budget -= 1;
@@ -220,8 +240,8 @@ impl<P: Protocol> Machine<P> {
                     self.unfed = expect.what == What::Nothing;
                     break;
                 }
-                Found::TooLong => return Err(Fate::End(End::TooLong { at_most: expect.at_most })),
-                Found::Refused(why) => return Err(Fate::End(End::Refused(why))),
+                Found::TooLong => return Err(End::TooLong { at_most: expect.at_most }.into()),
+                Found::Refused(why) => return Err(End::Refused(why).into()),
             }
         }
         Ok(())
@@ -247,15 +267,15 @@ impl<P: Protocol> Machine<P> {
     }
 
     /// The peer's end of stream, with all frames handed over.
-    pub(crate) fn eof(&mut self, bench: &mut Bench<P>, token: u64) -> Result<(), Fate> {
+    pub(crate) fn eof(&mut self, bench: &mut Bench<P>, token: u64) -> Result<(), Doom> {
         match &self.partial {
-            Some(partial) => Err(Fate::End(End::CutShort { got: partial.bytes.len() })),
+            Some(partial) => Err(End::CutShort { got: partial.bytes.len() }.into()),
             None => self.guarded(bench, token, P::on_eof),
         }
     }
 
     /// A time limit is over, if it is.
-    pub(crate) fn overdue(&mut self, bench: &mut Bench<P>, token: u64) -> Result<(), Fate> {
+    pub(crate) fn overdue(&mut self, bench: &mut Bench<P>, token: u64) -> Result<(), Doom> {
         if self.due == 0 || self.due > bench.now {
             return Ok(());
         }
@@ -270,7 +290,7 @@ impl<P: Protocol> Machine<P> {
     }
 
     /// Output has gone out: is there room to produce more?
-    pub(crate) fn drained(&mut self, bench: &mut Bench<P>, token: u64) -> Result<(), Fate> {
+    pub(crate) fn drained(&mut self, bench: &mut Bench<P>, token: u64) -> Result<(), Doom> {
         if !self.high || self.queued(bench) > bench.limits.low_water {
             return Ok(());
         }
@@ -279,7 +299,7 @@ impl<P: Protocol> Machine<P> {
     }
 
     /// Sets the time limit for what is expected now.
-    #[inline]
+    #[inline(always)]
     fn limit_anew(&mut self, bench: &Bench<P>, anew: bool) {
         let Some(state) = &self.state else { return };
         let expect = state.expects();
@@ -299,11 +319,12 @@ impl<P: Protocol> Machine<P> {
 }
 
 /// Both have happened: the failure counts.
-pub(crate) fn worse(one: Result<(), Fate>, other: Result<(), Fate>) -> Result<(), Fate> {
+#[inline]
+pub(crate) fn worse(one: Result<(), Doom>, other: Result<(), Doom>) -> Result<(), Doom> {
     match (one, other) {
-        (Err(Fate::End(end)), _) | (_, Err(Fate::End(end))) => Err(Fate::End(end)),
-        (Err(fate), _) | (_, Err(fate)) => Err(fate),
-        (Ok(()), Ok(())) => Ok(()),
+        (Ok(()), other) => other,
+        (one, Ok(())) => one,
+        (Err(one), Err(other)) => Err(if matches!(*one, Fate::End(_)) { one } else { other }),
     }
 }
 

@@ -37,6 +37,8 @@ impl Piece {
 
 #[derive(Debug, Default)]
 pub(crate) struct Output {
+    /// A run of the input, before all pieces: the answer that is (a part of) the question, and the cheapest there is.
+    run: Range<usize>,
     pieces: VecDeque<Piece>,
     /// Bytes of the first piece that are out.
     sent: usize,
@@ -62,12 +64,7 @@ impl Output {
         // Addresses are only compared: a slice that lies inside of the input is one of it.
         let at = (bytes.as_ptr() as usize).wrapping_sub(input.as_ptr() as usize);
         if at <= input.len() && bytes.len() <= input.len() - at {
-            let range = at..at + bytes.len();
-            match self.pieces.back_mut() {
-                Some(Piece::Input(last)) if last.end == range.start => last.end = range.end,
-                _ => self.pieces.push_back(Piece::Input(range)),
-            }
-            return;
+            return self.write_input(at..at + bytes.len());
         }
         if let Some(Piece::Copied(last)) = self.pieces.back_mut() {
             if last.len() + bytes.len() <= PIECE {
@@ -77,6 +74,25 @@ impl Output {
         let mut copy = std::mem::take(&mut self.spare);
         copy.extend_from_slice(bytes);
         self.pieces.push_back(Piece::Copied(copy));
+    }
+
+    #[inline]
+    fn write_input(&mut self, range: Range<usize>) {
+        if self.pieces.is_empty() && (self.run.is_empty() || self.run.end == range.start) {
+            let start = if self.run.is_empty() { range.start } else { self.run.start };
+            self.run = start..range.end;
+            return;
+        }
+        match self.pieces.back_mut() {
+            Some(Piece::Input(last)) if last.end == range.start => last.end = range.end,
+            _ => self.pieces.push_back(Piece::Input(range)),
+        }
+    }
+
+    /// All there is, if it is one run of the input.
+    #[inline]
+    pub(crate) fn only_run<'b>(&self, input: &'b [u8]) -> Option<&'b [u8]> {
+        if self.pieces.is_empty() { input.get(self.run.clone()) } else { None }
     }
 
     /// Writes bytes that are shared, without a copy.
@@ -90,8 +106,14 @@ impl Output {
     /// The next slices to send, at most so many bytes.
     pub(crate) fn slices<'b>(&'b self, input: &'b [u8], mut most: usize) -> SmallVec<[IoSlice<'b>; 8]> {
         let mut slices = SmallVec::new();
+        if !self.run.is_empty() {
+            let run = &input[self.run.clone()];
+            let run = &run[..run.len().min(most)];
+            most -= run.len();
+            slices.push(IoSlice::new(run));
+        }
         let mut skip = self.sent;
-        for piece in self.pieces.iter().take(MAX_SLICES) {
+        for piece in self.pieces.iter().take(if most > 0 { MAX_SLICES - 1 } else { 0 }) {
             let rest = &piece.bytes(input)[std::mem::take(&mut skip)..];
             let rest = &rest[..rest.len().min(most)];
             most -= rest.len();
@@ -104,9 +126,17 @@ impl Output {
     }
 
     /// So many bytes went out.
+    #[inline(always)]
     pub(crate) fn advance(&mut self, n: usize, input: &[u8]) {
         self.queued -= n;
-        let mut left = n;
+        let of_run = n.min(self.run.len());
+        self.run.start += of_run;
+        if n > of_run {
+            self.advance_pieces(n - of_run, input);
+        }
+    }
+
+    fn advance_pieces(&mut self, mut left: usize, input: &[u8]) {
         while let Some(first) = self.pieces.front() {
             let rest = first.bytes(input).len() - self.sent;
             if left < rest {
@@ -126,6 +156,7 @@ impl Output {
 
     /// Forgets everything that is not out.
     pub(crate) fn clear(&mut self) {
+        self.run = 0..0;
         self.pieces.clear();
         self.sent = 0;
         self.queued = 0;
@@ -133,6 +164,10 @@ impl Output {
 
     /// Moves what is not out into a backlog of its own, which does not depend on the input.
     pub(crate) fn keep(&mut self, input: &[u8]) -> Self {
+        if !self.run.is_empty() {
+            let run = std::mem::take(&mut self.run);
+            self.pieces.push_front(Piece::Copied(input[run].to_vec()));
+        }
         for piece in &mut self.pieces {
             if let Piece::Input(range) = piece {
                 *piece = Piece::Copied(input[range.clone()].to_vec());
@@ -168,6 +203,7 @@ mod tests {
         output.write_bytes(Bytes::from_static(b" shared"));
         output.write(b"", &input);
         assert_eq!(output.pieces.len(), 3, "neighbours are one piece");
+        assert_eq!(output.only_run(&input), None);
         assert_eq!(output.queued(), 21);
         let mut seen = Vec::new();
         while output.queued() > 0 {

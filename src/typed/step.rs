@@ -15,7 +15,7 @@ use crate::sys::{self, Errno};
 use crate::typed::expect::Seen;
 use crate::typed::face::{Alarm, Core, Sessions, Typed, forget, leave};
 use crate::typed::io::{Effect, Io};
-use crate::typed::machine::{Fate, worse};
+use crate::typed::machine::{Doom, worse};
 use crate::typed::protocol::{End, Next, Protocol};
 use crate::typed::transport::flush;
 
@@ -45,7 +45,7 @@ impl<P: Protocol> Sessions<P> {
         key: Key,
         session: &mut Session<Typed<P>>,
         timers: &mut Timers,
-    ) -> Result<Step, Fate> {
+    ) -> Result<Step, Doom> {
         let token = key.token();
         if session.state.connecting {
             match sys::connected(&session.socket) {
@@ -53,29 +53,36 @@ impl<P: Protocol> Sessions<P> {
                     session.wait_for_retry();
                     return Ok(Step::Idle);
                 }
-                Err(errno) => return Err(Fate::End(End::Os(errno.into()))),
+                Err(errno) => return Err(End::Os(errno.into()).into()),
                 Ok(_) => session.state.connecting = false,
             }
             session.state.machine.guarded(&mut self.bench, token, P::on_open)?;
         }
-        flush(session, &mut self.bench, &[], timers, token)?;
-        session.state.machine.drained(&mut self.bench, token)?;
+        if session.state.machine.has_output() {
+            flush(session, &mut self.bench, &[], timers, token)?;
+            session.state.machine.drained(&mut self.bench, token)?;
+        }
         let (mut frames, mut bytes) = (self.bench.limits.frames_per_turn, self.bench.limits.bytes_per_turn);
-        while session.state.machine.wants_input() {
+        loop {
+            let machine = &session.state.machine;
+            let unfed = machine.is_unfed();
+            if !unfed && (!session.readable() || machine.eof_told) || !machine.wants_input() {
+                break;
+            }
             if frames == 0 || bytes == 0 {
                 return Ok(Step::Again);
             }
-            if session.state.machine.is_unfed() {
+            if unfed {
                 self.feed_partial(session, timers, token, &mut frames)?;
                 continue;
-            }
-            if !session.readable() || session.state.machine.eof_told {
-                break;
             }
             let got = self.receive(session, timers, token, &mut frames)?;
             bytes = bytes.saturating_sub(got);
         }
-        flush(session, &mut self.bench, &[], timers, token)?;
+        // What was written without input at hand: at the end of the stream, say.
+        if self.bench.scratch.queued() > 0 || session.state.machine.end_output {
+            flush(session, &mut self.bench, &[], timers, token)?;
+        }
         Ok(Step::Idle)
     }
 
@@ -86,7 +93,7 @@ impl<P: Protocol> Sessions<P> {
         timers: &mut Timers,
         token: u64,
         frames: &mut u32,
-    ) -> Result<(), Fate> {
+    ) -> Result<(), Doom> {
         let Some(mut partial) = session.state.machine.partial.take() else { return Ok(()) };
         let machine = &mut session.state.machine;
         let (consumed, fed) = machine.feed(&mut self.bench, token, &partial.bytes, &mut partial.seen, frames);
@@ -103,7 +110,7 @@ impl<P: Protocol> Sessions<P> {
         timers: &mut Timers,
         token: u64,
         frames: &mut u32,
-    ) -> Result<usize, Fate> {
+    ) -> Result<usize, Doom> {
         let kept = session.state.machine.partial.as_mut().map(|partial| std::mem::take(&mut partial.bytes));
         let was_kept = kept.is_some();
         let verb = match kept {
@@ -138,7 +145,7 @@ impl<P: Protocol> Sessions<P> {
                 session.state.machine.eof_told = true;
                 session.state.machine.eof(&mut self.bench, token).map(|()| 0)
             }
-            Verb::Failed(errno) => Err(Fate::End(End::Os(errno.into()))),
+            Verb::Failed(errno) => Err(End::Os(errno.into()).into()),
         }
     }
 
@@ -149,7 +156,7 @@ impl<P: Protocol> Sessions<P> {
         key: Key,
         session: &mut Session<Typed<P>>,
         timers: &mut Timers,
-        fate: Result<(), Fate>,
+        fate: Result<(), Doom>,
     ) {
         if !self.bench.effects.is_empty() {
             self.effects(key, session, timers);
@@ -157,7 +164,7 @@ impl<P: Protocol> Sessions<P> {
         let typed = &mut session.state;
         if let Err(fate) = fate {
             self.bench.scratch.clear();
-            typed.fate = Some(Box::new(fate));
+            typed.fate = Some(fate);
             session.set(Flags::CLOSING);
             return;
         }
@@ -228,12 +235,12 @@ impl<P: Protocol> Sessions<P> {
 
 /// Runs callbacks; a panic ends the session, and it alone.
 #[inline]
-pub(crate) fn catch<T>(callbacks: impl FnOnce() -> Result<T, Fate>) -> Result<T, Fate> {
+pub(crate) fn catch<T>(callbacks: impl FnOnce() -> Result<T, Doom>) -> Result<T, Doom> {
     if cfg!(loom) {
         // In a model a panic is a finding.
         return callbacks();
     }
-    catch_unwind(AssertUnwindSafe(callbacks)).unwrap_or_else(|_| Err(Fate::End(End::Panicked)))
+    catch_unwind(AssertUnwindSafe(callbacks)).unwrap_or_else(|_| Err(End::Panicked.into()))
 }
 
 /// A time limit may be looked at by so much too late: the wheel cannot tell instants apart that are closer.

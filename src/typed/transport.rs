@@ -3,6 +3,8 @@
 //! A graceful close goes through the phases of the proactor's: output, FIN, input thrown away until the peer's end, all
 //! under one deadline. What is unsent when it is over makes it a reset.
 
+use std::io::IoSlice;
+
 use bytes::Bytes;
 
 use crate::event_loop::Step;
@@ -13,7 +15,7 @@ use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Armed, Timer, Timers};
 use crate::sys::{self, Errno, Socket};
 use crate::typed::face::{Core, Sessions, Typed, forget, leave};
-use crate::typed::machine::{Bench, Fate, Machine};
+use crate::typed::machine::{Bench, Doom, Fate, Machine};
 use crate::typed::output::Output;
 use crate::typed::protocol::{End, Protocol};
 use crate::watcher::Detached;
@@ -32,7 +34,7 @@ pub(crate) fn flush<P: Protocol>(
     input: &[u8],
     timers: &mut Timers,
     token: u64,
-) -> Result<(), Fate> {
+) -> Result<(), Doom> {
     if let Some(mut backlog) = session.state.machine.backlog.take() {
         let sent = send(session, &mut backlog, &[], timers, token);
         if backlog.queued() > 0 {
@@ -51,7 +53,7 @@ pub(crate) fn flush<P: Protocol>(
     if session.state.machine.end_output && session.state.machine.backlog.is_none() && !session.has(Flags::SHUT) {
         session.set(Flags::SHUT);
         if let Err(errno) = sys::shutdown_write(&session.socket) {
-            return Err(Fate::End(End::Os(errno.into())));
+            return Err(End::Os(errno.into()).into());
         }
     }
     Ok(())
@@ -60,15 +62,19 @@ pub(crate) fn flush<P: Protocol>(
 /// Outputs that are kept for the next session that needs one.
 const SPARES: usize = 256;
 
+#[inline(always)]
 fn send<P>(
     session: &mut Session<Typed<P>>,
     output: &mut Output,
     input: &[u8],
     timers: &mut Timers,
     token: u64,
-) -> Result<(), Fate> {
+) -> Result<(), Doom> {
     while output.queued() > 0 && session.writable() {
-        let verb = session.send(&output.slices(input, usize::MAX));
+        let verb = match output.only_run(input) {
+            Some(run) => session.send(&[IoSlice::new(run)]),
+            None => session.send(&output.slices(input, usize::MAX)),
+        };
         match verb {
             Verb::Moved(n) => output.advance(n, input),
             Verb::Pending => break,
@@ -79,7 +85,7 @@ fn send<P>(
             }
             Verb::Failed(errno) => {
                 session.set(Flags::BROKEN);
-                return Err(Fate::End(End::Os(errno.into())));
+                return Err(End::Os(errno.into()).into());
             }
             Verb::Eof => unreachable!("a send has no end of stream"),
         }
@@ -103,8 +109,8 @@ impl<P: Protocol> Sessions<P> {
             let until = sys::now().saturating_add(nanos(self.bench.limits.close_within));
             session.state.armed = core.timers.arm(until, Timer::Close(token));
         }
-        if let Err(fate) = flush(session, &mut self.bench, &[], &mut core.timers, token) {
-            if let Fate::End(end) = fate {
+        if let Err(doom) = flush(session, &mut self.bench, &[], &mut core.timers, token) {
+            if let Fate::End(end) = *doom {
                 self.end_session(core, key, &end);
             }
             return Step::Idle;

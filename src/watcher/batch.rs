@@ -54,6 +54,13 @@ impl Arena {
         (take >= FLOOR.min(cap).min(size)).then(|| &mut self.memory[self.used..self.used + take])
     }
 
+    /// The next `cap` bytes, or as much of them as is left; and whether a fresh arena would have more.
+    pub(crate) fn rest(&mut self, cap: usize) -> (&mut [u8], bool) {
+        let most = cap.min(self.memory.len());
+        let take = most.min(self.memory.len() - self.used);
+        (&mut self.memory[self.used..self.used + take], take < most)
+    }
+
     /// Nothing has been read into it yet.
     pub(crate) const fn is_fresh(&self) -> bool {
         self.used == 0

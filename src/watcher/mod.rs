@@ -1,7 +1,7 @@
 //! The first face: a watcher waits for completions, submitters and connections hand in operations.
 //!
 //! ```text
-//!  submitter.rs, conn.rs ──► shared.rs ──► proactor.rs ──► flow.rs       bytes
+//!  submitter.rs, conn.rs ──► shared.rs ──► proactor.rs ──► flow.rs       bytes (datagrams.rs: messages)
 //!    op.rs: what travels                    queue.rs  ├──► accepting.rs  connections
 //!    lease.rs: buffers                          │     ├──► closing.rs    ends of connections
 //!                                               ▼     └──► ending.rs     end of the loop
@@ -27,6 +27,7 @@ mod body;
 mod bounds;
 mod closing;
 mod conn;
+mod datagrams;
 mod embedded;
 mod ending;
 mod flow;

@@ -61,6 +61,8 @@ pub(crate) struct Proactor<C> {
     pub(crate) closing: HashMap<u64, (u64, Armed)>,
     /// Bytes that came with a socket and were not read yet, by token.
     pub(crate) leftovers: HashMap<u64, Bytes>,
+    /// Of those, what is done with. Their drop may be the user's code, so it has to wait until nothing is in hand (G11).
+    pub(crate) unread: Vec<Bytes>,
     pub(crate) alarms: Alarms<C>,
     /// What is pending in the queues of writes, over all sessions.
     pub(crate) writes: usize,
@@ -78,6 +80,7 @@ impl<C> Proactor<C> {
             written: 0,
             closing: HashMap::new(),
             leftovers: HashMap::new(),
+            unread: Vec::new(),
             alarms: Alarms::new(),
             writes: 0,
             ending: Ending::No,
@@ -138,6 +141,9 @@ impl<C> Proactor<C> {
                 if !leftover.is_empty() {
                     session.set(Flags::LEFTOVER);
                 }
+                if conn.link().datagrams {
+                    session.set(Flags::DATAGRAM);
+                }
                 self.register(core, &conn, session);
                 if let (Token::Session(token), false) = (conn.token(), leftover.is_empty()) {
                     self.leftovers.insert(token, leftover);
@@ -188,7 +194,7 @@ impl<C> Proactor<C> {
             let first = session.state.write.is_empty();
             self.writes += 1;
             index = self.ops.push(&mut session.state.write, op);
-            if !first || !session.writable() {
+            if !first || !session.moves_writes() {
                 Step::Idle
             } else
             // Before those on the ready list: it produces nothing that they wait for, and gives back what it holds.
@@ -298,9 +304,7 @@ impl<C> event_loop::Face for Proactor<C> {
         match timer {
             Timer::Op(index) => {
                 count(&self.shared.counters.expired);
-                if self.ops.expired(index).is_some() {
-                    self.give_up(core, index, OpError::TimedOut);
-                }
+                self.overdue(core, index);
             }
             Timer::Alarm(index) => {
                 count(&self.shared.counters.expired);
@@ -318,6 +322,7 @@ impl<C> event_loop::Face for Proactor<C> {
 
     fn publish(&mut self, core: &mut Core) -> bool {
         self.advance_ending(core);
+        self.drop_unread();
         self.shared.in_flight.written(std::mem::take(&mut self.written));
         self.outbox.publish();
         if self.ending == Ending::Last && self.outbox.has_ended() {

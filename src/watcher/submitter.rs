@@ -60,7 +60,8 @@ impl<C> std::fmt::Debug for Listener<C> {
 pub struct Submitter<C = ()>(pub(crate) Arc<Shared<C>>);
 
 impl<C> Submitter<C> {
-    /// Gives a connected stream socket to the loop, for good: TCP or Unix.
+    /// Gives a connected socket to the loop, for good: a TCP or Unix stream, connected UDP, or a Unix datagram socket with
+    /// a peer (see [`Conn`](crate::Conn#datagrams)).
     ///
     /// It is set to non-blocking and close-on-exec; its other options stay as they are, but for a positive
     /// `SO_LINGER`, which becomes the time bound of its graceful close. The registration itself happens on the loop;
@@ -81,7 +82,7 @@ impl<C> Submitter<C> {
     }
 
     /// As [`delegate`](Self::delegate), with bytes that were read from the socket before (during a handshake, say): reads
-    /// get them first.
+    /// get them first. Of streams only: with a datagram socket there must be none.
     ///
     /// ```
     /// # use std::os::unix::net::UnixStream;
@@ -109,7 +110,11 @@ impl<C> Submitter<C> {
             Err(errno) => return fail(DelegateErrorKind::Os(errno.into()), socket, leftover),
         };
         let unix = match found.kind {
-            Kind::TcpStream => false,
+            Kind::Datagram if !leftover.is_empty() => {
+                let why = "it is a datagram socket: what it has sent before cannot be put in front of it again";
+                return fail(DelegateErrorKind::Unsupported(why), socket, leftover);
+            }
+            Kind::TcpStream | Kind::Datagram => false,
             Kind::UnixStream => true,
             other => return fail(DelegateErrorKind::Unsupported(why_not(other)), socket, leftover),
         };
@@ -117,7 +122,8 @@ impl<C> Submitter<C> {
             return fail(DelegateErrorKind::TooMany, socket, leftover);
         }
         let local = if found.peer.is_some() { sys::local_addr(&socket) } else { None };
-        let conn = Conn::create(self.0.clone(), Addresses::new(found.peer, local));
+        let create = if found.kind == Kind::Datagram { Conn::of_datagrams } else { Conn::create };
+        let conn = create(self.0.clone(), Addresses::new(found.peer, local));
         let submission =
             Submission::Delegate { conn: conn.clone(), socket, linger: seconds(found.linger), unix, leftover };
         match self.0.inbox.submit(submission, Patience::Forever) {
@@ -212,10 +218,10 @@ const fn not_submitted(kind: SubmitErrorKind) -> DelegateErrorKind {
 pub(crate) const fn why_not(kind: Kind) -> &'static str {
     match kind {
         Kind::TcpListener | Kind::UnixListener => "it is a listening socket: give it to `listen`",
-        Kind::Datagram => "it is a datagram socket: only streams can be delegated",
-        Kind::UnconnectedDatagram => "it is a datagram socket without a peer",
+        Kind::UnconnectedDatagram => "it is a datagram socket without a peer: connect it first",
         Kind::UnconnectedStream => "it is a stream socket that is not connected",
         Kind::Other(what) => what,
+        Kind::Datagram => "it is a datagram socket: only a watcher takes those",
         Kind::TcpStream | Kind::UnixStream => "it is a stream",
     }
 }

@@ -5,9 +5,11 @@ use std::io;
 use std::sync::Arc;
 
 use super::super::{Errno, Readiness};
+use super::config::Clock;
+use super::permit::Verb;
 use super::socket::Socket;
 use super::state::{Descriptor, Object};
-use super::world::{Clock, Shared, World};
+use super::world::{Shared, World};
 use crate::sync::thread;
 
 /// The virtual time of the calling thread's world, in nanoseconds.
@@ -28,7 +30,11 @@ impl Selector {
     }
 
     pub(crate) fn register(&self, socket: &Socket, token: u64) -> Result<(), Errno> {
-        self.shared.call(|state| state.register(self.descriptor, socket.descriptor, token))
+        self.shared.call(|state| {
+            let answer = state.register(self.descriptor, socket.descriptor, token);
+            state.trace(Verb::Register, Some(socket.descriptor), answer);
+            answer
+        })
     }
 
     pub(crate) fn deregister(&self, socket: &Socket) -> Result<(), Errno> {
@@ -41,13 +47,23 @@ impl Selector {
     pub(crate) fn wait(&mut self, out: &mut Vec<Readiness>, deadline: Option<u64>) -> Result<(), Errno> {
         out.clear();
         let mut state = self.shared.lock();
+        if state.begin_wait(self.descriptor).is_err() {
+            // A signal.
+            self.shared.release(state);
+            return Ok(());
+        }
         let mut others_had_their_turn = false;
         loop {
             state.fetch(self.descriptor, out);
-            let is_over = |clock| deadline.is_some_and(|deadline| deadline <= clock);
-            if !out.is_empty() || is_over(state.clock) {
+            let is_over = deadline.is_some_and(|deadline| deadline <= state.clock);
+            if !out.is_empty() || is_over {
+                state.end_wait(self.descriptor, out);
                 return Ok(());
             }
+            if state.deliver() {
+                continue;
+            }
+            state.may_sleep(deadline);
             let Some(deadline) = deadline.filter(|_| state.config.clock != Clock::Manual) else {
                 state = self.shared.wait_change(state);
                 continue;
