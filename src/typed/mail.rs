@@ -4,7 +4,6 @@
 //! (`event_loop::inbox`). Sending never waits: with the ring full the command comes back.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;

@@ -134,7 +134,7 @@ impl<C> Conn<C> {
         let bytes = body.len();
         // Endings are never refused for being too many: they are how one gets out of that.
         let ending = body.is_ending();
-        let cap = if ending { u32::MAX } else { shared.limits.ops_per_conn };
+        let cap = if ending { u32::MAX } else { shared.limits.ops_per_conn() };
         let Some(handle) = self.0.begin(cap) else { return Err(too_many(context, body)) };
         let conn = Self(handle);
         if !shared.in_flight.begin(bytes, &shared.limits, ending) {

@@ -84,7 +84,7 @@ impl<C> Proactor<C> {
     /// Moves one session on: writes first, since they free what the peer waits for, and may turn into reads.
     #[inline]
     pub(crate) fn step_session(&mut self, key: Key, session: &mut Session<Queues>, timers: &mut Timers) -> Step {
-        let mut turn = Turn::new(key, session, timers, &self.shared.limits);
+        let mut turn = Turn::new(key, session, timers, &self.limits);
         let mut tried = Tried::Waits;
         if turn.session.wants_to_write() {
             tried = self.run_writes(&mut turn);
@@ -110,7 +110,7 @@ impl<C> Proactor<C> {
         if !others_wait {
             return self.step_session(key, session, timers);
         }
-        let mut turn = Turn::new(key, session, timers, &self.shared.limits);
+        let mut turn = Turn::new(key, session, timers, &self.limits);
         let tried = self.run_writes(&mut turn);
         if tried == Tried::Spent || turn.session.wants_to_read() { Step::Again } else { Step::Idle }
     }
@@ -342,7 +342,7 @@ impl<C> Proactor<C> {
 
     #[inline]
     fn read_pooled(&mut self, turn: &mut Turn<'_>) -> Tried {
-        let Some(room) = self.outbox.filling().arena.room(self.shared.limits.read_cap) else {
+        let Some(room) = self.outbox.filling().arena.room(self.limits.read_cap) else {
             self.starve(turn.session, turn.key);
             return Tried::Waits;
         };

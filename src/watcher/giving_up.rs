@@ -25,7 +25,7 @@ impl<C> Proactor<C> {
         let Some(session) = core.sessions.get_mut(key).filter(|session| session.has(Flags::QUEUED)) else {
             return self.give_up(core, index, OpError::TimedOut);
         };
-        let mut turn = Turn::new(key, session, &mut core.timers, &self.shared.limits);
+        let mut turn = Turn::new(key, session, &mut core.timers, &self.limits);
         if goes_out && turn.session.state.write.starts_with(index) && turn.session.wants_to_write() {
             self.try_write(&mut turn);
         }

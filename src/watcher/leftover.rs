@@ -35,7 +35,7 @@ impl<C> Proactor<C> {
                 (n, (pending.done == *whole).then(|| Stored::Read(std::mem::take(buffer))))
             }
             Body::ReadPooled => {
-                let Some(room) = self.outbox.filling().arena.room(self.shared.limits.read_cap) else {
+                let Some(room) = self.outbox.filling().arena.room(self.limits.read_cap) else {
                     self.starve(turn.session, turn.key);
                     return Tried::Waits;
                 };

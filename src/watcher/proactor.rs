@@ -29,6 +29,7 @@ use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Armed, Timer, Timers};
 use crate::event_loop::{self, Step};
 use crate::handoff::Consumer;
+use crate::limits::Limits;
 use crate::sync::{Arc, mutant};
 use crate::sys::{Errno, Socket};
 use crate::watcher::Conn;
@@ -67,6 +68,9 @@ pub(crate) struct Proactor<C> {
     /// What is pending in the queues of writes, over all sessions.
     pub(crate) writes: usize,
     pub(crate) ending: Ending,
+    /// As of this turn; and which of their changes that is.
+    pub(crate) limits: Limits,
+    pub(crate) limits_seen: u32,
 }
 
 impl<C> Proactor<C> {
@@ -84,6 +88,8 @@ impl<C> Proactor<C> {
             alarms: Alarms::new(),
             writes: 0,
             ending: Ending::No,
+            limits: shared.limits.whole(),
+            limits_seen: 0,
             shared,
         }
     }
@@ -265,6 +271,10 @@ impl<C> Proactor<C> {
 impl<C> event_loop::Face for Proactor<C> {
     type Session = Queues;
     type Tag = ListenerTag;
+
+    fn begin(&mut self, core: &mut Core) {
+        self.renew_limits(core);
+    }
 
     fn woken(&mut self) {
         self.shared.inbox.drain_waker();
