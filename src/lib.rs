@@ -244,11 +244,13 @@
 
 #![deny(unsafe_code)]
 
+pub mod guide;
 pub mod handoff;
 
 mod error;
 mod event_loop;
 mod limits;
+pub mod migration;
 mod sync;
 mod sys;
 pub mod testkit;
