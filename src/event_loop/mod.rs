@@ -80,6 +80,8 @@ pub(crate) trait Face: Sized {
     /// What a listener is known by.
     type Tag;
 
+    /// A turn begins: whatever time was slept has passed.
+    fn turn_begins(&mut self) {}
     /// The waker was written: empties it.
     fn woken(&mut self);
     /// Takes over what other threads, and this one outside the loop, have handed in.
@@ -233,6 +235,7 @@ impl<F: Face> EventLoop<F> {
         self.owed = true;
         count(&self.core.counters.turns);
         self.core.turn = self.core.turn.wrapping_add(1);
+        self.face.turn_begins();
         self.accept();
         self.readiness();
         self.face.collect(&mut self.core);
