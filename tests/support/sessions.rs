@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gaio::{
@@ -115,13 +115,38 @@ static ENDED: AtomicUsize = AtomicUsize::new(0);
 /// Of those ended, by a panic: without a state.
 static LOST: AtomicUsize = AtomicUsize::new(0);
 
-/// Runs a test's body, and sees to it that each session that was made in it was told its end, once.
+/// One test at a time, and at its end: each session that was made in it was told its end, once.
+pub(crate) struct Books {
+    before: (usize, usize),
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Books {
+    fn count() -> (usize, usize) {
+        (MADE.load(Ordering::SeqCst), ENDED.load(Ordering::SeqCst))
+    }
+
+    pub(crate) fn open() -> Self {
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        Self { before: Self::count(), _turn: turn }
+    }
+}
+
+impl Drop for Books {
+    fn drop(&mut self) {
+        let (before, after) = (self.before, Self::count());
+        if !std::thread::panicking() {
+            assert_eq!(after.1 - before.1, after.0 - before.0, "each session is told its end once");
+        }
+    }
+}
+
+/// Runs a test's body under [`Books`].
 pub(crate) fn account(body: impl FnOnce()) {
-    let count = || (MADE.load(Ordering::SeqCst), ENDED.load(Ordering::SeqCst));
-    let (made, ended) = count();
+    let books = Books::open();
     body();
-    let after = count();
-    assert_eq!(after.1 - ended, after.0 - made, "each session is told its end once");
+    drop(books);
 }
 
 /// Sessions that ended without a state.
