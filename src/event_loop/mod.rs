@@ -80,7 +80,7 @@ pub(crate) trait Face: Sized {
     /// What a listener is known by.
     type Tag;
 
-    /// A turn begins: what was changed since the last one counts now.
+    /// A turn begins: what was changed since the last one counts now, and whatever time was slept has passed.
     fn begin(&mut self, _core: &mut Core<Self::Session, Self::Tag>) {}
     /// The waker was written: empties it.
     fn woken(&mut self);
