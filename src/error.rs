@@ -113,24 +113,36 @@ pub struct DelegateError {
     pub leftover: Bytes,
 }
 
+impl fmt::Display for DelegateErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("the loop has been shut down"),
+            Self::Full => f.write_str("the submission ring is full: try again after taking completions"),
+            Self::TooMany => f.write_str("too many sessions: close some, or raise the limit"),
+            Self::Unsupported(what) => write!(f, "cannot be delegated: {what}"),
+            Self::Os(error) => write!(f, "the system refused the socket: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for DelegateErrorKind {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Os(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for DelegateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.kind {
-            DelegateErrorKind::Closed => f.write_str("the loop has been shut down"),
-            DelegateErrorKind::Full => f.write_str("the submission ring is full: try again after taking completions"),
-            DelegateErrorKind::TooMany => f.write_str("too many sessions: close some, or raise the limit"),
-            DelegateErrorKind::Unsupported(what) => write!(f, "cannot be delegated: {what}"),
-            DelegateErrorKind::Os(error) => write!(f, "the system refused the socket: {error}"),
-        }
+        self.kind.fmt(f)
     }
 }
 
 impl std::error::Error for DelegateError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.kind {
-            DelegateErrorKind::Os(error) => Some(error),
-            _ => None,
-        }
+        std::error::Error::source(&self.kind)
     }
 }
 

@@ -258,9 +258,9 @@ mod watcher;
 pub use error::{DelegateError, DelegateErrorKind, OpError, SubmitError, SubmitErrorKind, WaitError};
 pub use event_loop::counters::Snapshot;
 pub use limits::{Limits, LimitsError, Options};
-pub use sys::Socket;
 #[cfg(any(loom, gaio_sim))]
 pub use sys::sim;
+pub use sys::{ListenOptions, Socket, StreamOptions};
 pub use typed::{
     Address, Decode, End, Expect, Hub, Io, LengthField, Next, Protocol, SendError, SendErrorKind, Server,
     ServerBuilder, SessionLimits, SessionLoop, TimeLimit, Unserved,

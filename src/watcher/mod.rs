@@ -35,6 +35,7 @@ mod giving_up;
 mod lease;
 mod leftover;
 mod link;
+mod listening;
 mod live;
 mod op;
 mod outbox;

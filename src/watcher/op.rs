@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::error::{SubmitError, SubmitErrorKind};
 use crate::event_loop::inbox::{Patience, nanos};
-use crate::sys::{self, Socket};
+use crate::sys::{self, Socket, StreamOptions};
 use crate::watcher::body::{Body, Then};
 use crate::watcher::bounds::Bounds;
 use crate::watcher::link::Token;
@@ -64,6 +64,8 @@ pub(crate) enum Submission<C> {
         id: ListenerId,
         linger: u16,
         unix: bool,
+        /// What the accepted connections do not inherit.
+        buffers: Option<Box<StreamOptions>>,
     },
     Post(C),
     /// `id` 0: it was not asked for.

@@ -163,8 +163,8 @@ impl<C> Proactor<C> {
                 }
             }
             Submission::Post(context) => self.outbox.filling().push(Item::Posted(context)),
-            Submission::Listen { socket, flag, id, linger, unix } => {
-                self.add_listener(core, socket, unix, ListenerTag::new(id, flag, linger));
+            Submission::Listen { socket, flag, id, linger, unix, buffers } => {
+                self.add_listener(core, socket, unix, ListenerTag::new(id, flag, linger, buffers));
             }
         }
     }
