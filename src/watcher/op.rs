@@ -14,6 +14,7 @@ use crate::event_loop::inbox::{Patience, nanos};
 use crate::sys::{self, Socket, StreamOptions};
 use crate::watcher::body::{Body, Then};
 use crate::watcher::bounds::Bounds;
+use crate::watcher::connecting::Connect;
 use crate::watcher::link::Token;
 use crate::watcher::outcome::ListenerId;
 use crate::watcher::shared::ListenerFlag;
@@ -81,6 +82,11 @@ pub(crate) enum Submission<C> {
     CancelTimer {
         id: u64,
     },
+    /// Boxed: it is large, and rare.
+    Connect(Box<Connect<C>>),
+    CancelConnect {
+        id: u64,
+    },
 }
 
 impl<C> Submission<C> {
@@ -89,7 +95,7 @@ impl<C> Submission<C> {
     pub(crate) fn relies_on_the_ring(&self) -> bool {
         match self {
             Self::Op(op) => op.body.is_ending() || op.conn.token() == Token::Unregistered,
-            Self::Cancel { .. } | Self::CancelTimer { .. } => true,
+            Self::Cancel { .. } | Self::CancelTimer { .. } | Self::CancelConnect { .. } => true,
             _ => false,
         }
     }
@@ -102,6 +108,7 @@ impl<C> Submission<C> {
                 Some(SubmitError { kind, context, buffer: body.into_payload() })
             }
             Self::Post(context) | Self::Timer { context, .. } => Some(SubmitError { kind, context, buffer: None }),
+            Self::Connect(connect) => Some(SubmitError { kind, context: connect.context, buffer: None }),
             _ => None,
         }
     }
