@@ -21,7 +21,7 @@ macro_rules! counters {
         #[non_exhaustive]
         pub struct Snapshot {
             $($(#[$doc])* pub $name: u64,)*
-            /// Sessions there are now (accepted and delegated connections).
+            /// Sessions there are now: connections, and those that are to become some.
             pub sessions: u64,
         }
 

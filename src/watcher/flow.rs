@@ -55,7 +55,7 @@ impl<C> Proactor<C> {
         if turn.session.wants_to_read() && self.run_reads(&mut turn) == Tried::Spent {
             tried = Tried::Spent;
         }
-        if turn.session.has(Flags::CLOSING) {
+        if turn.session.has(Flags::NOT_OPEN) {
             return Step::Ending;
         }
         if tried == Tried::Spent { Step::Again } else { Step::Idle }
