@@ -1,6 +1,13 @@
 #!/usr/bin/env bash
-# The watcher on the simulated system: what a kernel does rarely, the same every time.
+# The watcher on the simulated system: what a kernel does rarely, the same every time. Then random scripts with faults.
+#
+#   ci/sim.sh          all of it
+#   ci/sim.sh swarm    the random scripts alone; GAIO_SWARM_SEEDS=10..20 for those seeds
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-RUSTFLAGS='--cfg gaio_sim' CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/sim" cargo test --lib --test 'simulated*'
+export RUSTFLAGS='--cfg gaio_sim' CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/sim"
+if [ "${1:-}" != swarm ]; then
+    cargo test --lib --test 'simulated*'
+fi
+cargo test --test swarm -- --nocapture

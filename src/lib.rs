@@ -68,6 +68,9 @@
 //! The loop runs in your thread, inside of [`EmbeddedWatcher::turn`]: one per core, say. Nothing is handed over, so
 //! submissions from that thread take no atomics but a count.
 //!
+//! Either drive can be part of a poll loop of your own, with descriptors of yours beside: see [`Watcher::pollable`], and
+//! [`EmbeddedWatcher::next_turn`].
+//!
 //! ```
 //! use std::io::{Read, Write};
 //! use std::net::{TcpListener, TcpStream};
@@ -142,7 +145,7 @@
 //! 8. One busy connection cannot starve the others: a step of a session has a budget, and then it is the next one's
 //!    turn.
 //! 9. No allocation per operation in the steady state.
-//! 10. Everything has a limit: see [`Limits`].
+//! 10. Everything has a limit, and most of them can be changed while the loop runs: see [`Limits`].
 //! 11. A panic in user code on a loop's thread (the `Drop` of a payload) ends a spawned loop in order, as
 //!     [`WaitError::LoopFailed`]; from an embedded loop it unwinds through `turn`.
 //!
@@ -263,8 +266,8 @@ pub use typed::{
     ServerBuilder, SessionLimits, SessionLoop, TimeLimit, Unserved,
 };
 pub use watcher::{
-    Batch, Conn, Detached, EmbeddedWatcher, Event, Failure, Half, Lease, Listener, ListenerId, NewTimer, Op, OpId,
-    Outcome, Payload, Single, Spendable, Submitter, TimerId, Watcher, Write,
+    Batch, Conn, Detached, EmbeddedWatcher, Event, Failure, Half, Lease, Listener, ListenerId, NewTimer, NextTurn, Op,
+    OpId, Outcome, Payload, Pollable, Single, Spendable, Submitter, TimerId, Watcher, Write,
 };
 
 /// The README's example has to compile.

@@ -8,7 +8,8 @@ use std::cell::Cell;
 
 use gaio::handoff::{Consumer, Keeper, Producer, Publisher, Raiser, Taker, ThreadBound};
 use gaio::{Batch, Conn, EmbeddedWatcher, Event, Failure, Lease, Limits, Listener, ListenerId, Op, Options, Outcome};
-use gaio::{DelegateError, LimitsError, OpError, Payload, Snapshot, SubmitError, Submitter, WaitError, Watcher};
+use gaio::{DelegateError, LimitsError, NextTurn, OpError, Payload, Pollable, Snapshot, SubmitError, Submitter};
+use gaio::{WaitError, Watcher};
 
 macro_rules! is {
     ($type:ty: $($bound:path),+) => {
@@ -52,6 +53,9 @@ is!(Watcher<Sendable>: Send);
 is_not!(Watcher: Clone);
 is_not!(EmbeddedWatcher: Send, Sync, Clone);
 is!(EmbeddedWatcher: Unpin, std::fmt::Debug);
+is!(Pollable: Send, Sync, Clone, Unpin, std::os::fd::AsFd);
+is!(NextTurn: Send, Sync, Copy, Eq);
+is!(EmbeddedWatcher: std::os::fd::AsFd);
 
 // What comes out of it.
 is!(Batch<'static>: Send, Iterator, ExactSizeIterator);

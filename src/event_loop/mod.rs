@@ -80,8 +80,8 @@ pub(crate) trait Face: Sized {
     /// What a listener is known by.
     type Tag;
 
-    /// A turn begins: whatever time was slept has passed.
-    fn turn_begins(&mut self) {}
+    /// A turn begins: what was changed since the last one counts now, and whatever time was slept has passed.
+    fn begin(&mut self, _core: &mut Core<Self::Session, Self::Tag>) {}
     /// The waker was written: empties it.
     fn woken(&mut self);
     /// Takes over what other threads, and this one outside the loop, have handed in.
@@ -148,6 +148,11 @@ impl<S, T> Core<S, T> {
 
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// What is readable when there are events.
+    pub(crate) const fn selector(&self) -> &Selector {
+        &self.selector
     }
 
     /// Takes a socket in. On an error the session comes back.
@@ -235,7 +240,7 @@ impl<F: Face> EventLoop<F> {
         self.owed = true;
         count(&self.core.counters.turns);
         self.core.turn = self.core.turn.wrapping_add(1);
-        self.face.turn_begins();
+        self.face.begin(&mut self.core);
         self.accept();
         self.readiness();
         self.face.collect(&mut self.core);

@@ -16,6 +16,7 @@
 //! | `Selector::wait` | empties `out`, fills it with up to [`MAX_EVENTS`]; with none if a signal came: ask the clock anew |
 //! | `Waker::wake` | from any thread, never blocks, never fails visibly; many wakes may make one event |
 //! | `Waker::drain` | after the waker's event and *before* one looks at the work it announced |
+//! | `Bell` | what a poll of the user's waits on: readable from `ring` to `silence` |
 //! | `recv_vec`, `recv_slice`, `send`, `accept` | never block, never raise a signal, never answer EINTR |
 //! | `recv_datagram_*`, `next_datagram` | the same, of `Kind::Datagram` alone: on TCP a kernel throws the bytes away |
 //! | `connect_tcp` | begins; if that is not all, the first edge says that it is decided |
@@ -107,14 +108,14 @@ mod backend {
         local_addr, peek, peer_addr, recv_slice, recv_vec, reset_on_close, send, set_nodelay, shutdown_write,
     };
     #[cfg(not(gaio_pipe_waker))]
-    pub(crate) use super::waker_eventfd::Waker;
+    pub(crate) use super::waker_eventfd::{Bell, Waker};
     #[cfg(gaio_pipe_waker)]
-    pub(crate) use super::waker_pipe::Waker;
+    pub(crate) use super::waker_pipe::{Bell, Waker};
 }
 
 pub use backend::Socket;
 pub(crate) use backend::{
-    Reserve, Selector, Waker, accept, adopt, adopt_listener, allowed_cpus, apply_buffers, carry, connect_tcp,
+    Bell, Reserve, Selector, Waker, accept, adopt, adopt_listener, allowed_cpus, apply_buffers, carry, connect_tcp,
     connect_unix, connected, linger_off, listen_tcp, listen_unix, local_addr, next_datagram, now, peek, peer_addr,
     pin_current_thread, recv_datagram_slice, recv_datagram_vec, recv_slice, recv_vec, reset_on_close, send,
     set_nodelay, shutdown_write, so_error,

@@ -4,7 +4,6 @@
 //! (`event_loop::inbox`). Sending never waits: with the ring full the command comes back.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -36,7 +35,7 @@ pub(crate) enum Command<P: Protocol> {
 /// What everybody shares with one loop of sessions.
 pub(crate) struct Mail<P: Protocol> {
     pub(crate) inbox: Inbox<Command<P>>,
-    pub(crate) counters: Arc<Counters>,
+    pub(crate) counters: crate::sync::Arc<Counters>,
     /// Sessions there are, or are on their way.
     pub(crate) sessions: AtomicUsize,
 }

@@ -21,7 +21,7 @@ use crate::event_loop::counters::count;
 use crate::event_loop::inbox::nanos;
 use crate::event_loop::session::{Flags, Session, Verb};
 use crate::event_loop::slab::Key;
-use crate::event_loop::timers::{Armed, Timer};
+use crate::event_loop::timers::{Armed, Timer, Timers};
 use crate::sys;
 use crate::watcher::batch::Stored;
 use crate::watcher::body::Body;
@@ -45,6 +45,9 @@ impl<C> Proactor<C> {
             self.end_session(core, key, |_| OpError::Released);
             return self.complete(op.conn, op.context, Stored::Closed);
         }
+        if matches!(op.body, Body::IntoFd) && session.has(Flags::CLOSING) {
+            return self.fail_new(op, OpError::Closed);
+        }
         // It waits behind the writes it must not overtake, and completes when the session ends.
         let until = op.bounds.deadline();
         self.writes += 1;
@@ -62,9 +65,7 @@ impl<C> Proactor<C> {
         let linger = session.state.linger;
         if !begun {
             self.closing.insert(key.token(), (u64::MAX, Armed::NONE));
-            while let Some(op) = self.ops.pop(&mut session.state.read, &mut core.timers) {
-                self.fail(op, OpError::Released);
-            }
+            self.release_reads(session, &mut core.timers);
         }
         if self.advance_close(core, key) == Step::Again {
             core.enqueue(key);
@@ -86,6 +87,12 @@ impl<C> Proactor<C> {
         }
     }
 
+    fn release_reads(&mut self, session: &mut Session<Queues>, timers: &mut Timers) {
+        while let Some(op) = self.ops.pop(&mut session.state.read, timers) {
+            self.fail(op, OpError::Released);
+        }
+    }
+
     /// Does the next thing in the write queue end the session?
     pub(crate) fn head_is_ending(&mut self, session: &Session<Queues>) -> bool {
         self.ops.head(&session.state.write).is_some_and(|pending| pending.body.is_ending())
@@ -96,8 +103,7 @@ impl<C> Proactor<C> {
         let Some(session) = core.sessions.get_mut(key) else { return Step::Idle };
         if !session.state.write.is_empty() && !self.head_is_ending(session) {
             // Flushing. With the budget spent there may be more to send at once.
-            let more = session.writable() || session.has(Flags::BROKEN);
-            return if more { Step::Again } else { Step::Idle };
+            return if session.moves_writes() { Step::Again } else { Step::Idle };
         }
         if self.ops.head(&session.state.write).is_some_and(|pending| matches!(pending.body, Body::IntoFd)) {
             self.detach(core, key);
@@ -120,6 +126,8 @@ impl<C> Proactor<C> {
     /// Throws input away until the peer's end, the bound, or EAGAIN.
     fn drain_input(&mut self, core: &mut Core, key: Key) -> Step {
         let Some(session) = core.sessions.get_mut(key) else { return Step::Idle };
+        // Linked writes have become reads meanwhile. What follows would be bytes behind a gap.
+        self.release_reads(session, &mut core.timers);
         for _ in 0..DRAINS_PER_STEP {
             if !session.readable() {
                 return Step::Idle;
@@ -177,7 +185,9 @@ impl<C> Proactor<C> {
         if core.sessions.get_mut(key).is_some_and(|session| session.has(Flags::BROKEN)) {
             return self.end_session(core, key, |_| OpError::Broken);
         }
-        let Some(session) = core.retire(key) else { return };
+        let Some(mut session) = core.retire(key) else { return };
+        // Linked writes have become reads meanwhile.
+        self.release_reads(&mut session, &mut core.timers);
         let Session { socket, state: Queues { mut write, .. }, .. } = session;
         let leftover = self.left(core, key);
         if let Some(Pending { conn, context, .. }) = self.ops.pop(&mut write, &mut core.timers) {
@@ -218,7 +228,8 @@ impl<C> Proactor<C> {
         }
         let Session { socket, state: Queues { mut read, mut write, .. }, .. } = session;
         drop(socket);
-        self.left(core, key);
+        let leftover = self.left(core, key);
+        self.unread.extend((!leftover.is_empty()).then_some(leftover));
         while let Some(pending) = self.ops.pop(&mut read, &mut core.timers) {
             let error = error(&pending.body);
             self.fail(pending, error);

@@ -134,7 +134,7 @@ impl<C> Conn<C> {
         let bytes = body.len();
         // Endings are never refused for being too many: they are how one gets out of that.
         let ending = body.is_ending();
-        let cap = if ending { u32::MAX } else { shared.limits.ops_per_conn };
+        let cap = if ending { u32::MAX } else { shared.limits.ops_per_conn() };
         let Some(handle) = self.0.begin(cap) else { return Err(too_many(context, body)) };
         let conn = Self(handle);
         if !shared.in_flight.begin(bytes, &shared.limits, ending) {
@@ -213,7 +213,8 @@ impl<C> Conn<C> {
 
     /// Writes several pieces, one behind the other, as one operation and by as few system calls as will do: a header and a
     /// body shared by many connections, say. Completes as [`Conn::write`] does, with a [`Payload::Many`]; pieces may be
-    /// empty, if not all are. As a datagram more than 1 024 of them cost a copy.
+    /// empty, if not all are. Of more than 16 pieces each system call costs an allocation; as a datagram more than 1 024
+    /// cost a copy.
     ///
     /// ```
     /// # use std::{io::Read, os::unix::net::UnixStream};
@@ -250,7 +251,7 @@ impl<C> Conn<C> {
 
     /// Cancels one pending operation: it completes as [`OpError::Cancelled`](crate::OpError::Cancelled), with what did
     /// move, unless it has completed already; a cancel that finds nothing is counted. It looks behind everything that
-    /// was submitted before it, on any thread. Closes cannot be cancelled.
+    /// was submitted before it, on any thread. What ends a connection (close, `into_fd`) cannot be cancelled.
     ///
     /// A write that was sent in part leaves the sending side broken; the bytes of an exact read that did arrive come back
     /// with it. Cost: as a submission, and a look at the pending operations of the connection.
@@ -310,7 +311,9 @@ impl<C> Conn<C> {
     /// [`Submitter::delegate_with`](crate::Submitter::delegate_with) that no read has taken. What is submitted behind it
     /// fails as [`OpError::Closed`](crate::OpError::Closed).
     ///
-    /// Fails, and the connection is reset, if the writes before it fail, or are not through by its deadline.
+    /// Fails, and the connection is reset, if the writes before it fail, or are not through by its deadline;
+    /// [`Limits::close_within`](crate::Limits::close_within) if it has none. A positive `SO_LINGER` was switched off when
+    /// the connection was delegated, and stays off.
     pub const fn into_fd(&self) -> Op<'_, C, Single> {
         Op::new(self, Body::IntoFd)
     }

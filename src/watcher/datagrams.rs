@@ -120,7 +120,7 @@ impl<C> Proactor<C> {
     }
 
     fn pool_datagram(&mut self, turn: &mut Turn<'_>) -> Tried {
-        let cap = self.shared.limits.read_cap;
+        let cap = self.limits.read_cap;
         let (room, short) = self.outbox.filling().arena.rest(cap);
         if short {
             // Not room for any message: is there for this one? If not, there is more of it in the next arena.

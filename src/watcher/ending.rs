@@ -98,7 +98,8 @@ impl<C> Proactor<C> {
                 Submission::Listen { id: listener, .. } => {
                     self.outbox.filling().push(Item::ListenerEnded { listener, error: None });
                 }
-                Submission::Delegate { conn, .. } => {
+                Submission::Delegate { conn, leftover, .. } => {
+                    self.unread.push(leftover);
                     conn.link().set_refused();
                     self.shared.left();
                 }

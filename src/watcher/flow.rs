@@ -33,7 +33,7 @@ pub(crate) const RETRY: u64 = 5_000_000;
 #[derive(Debug)]
 pub(crate) struct Budget {
     ops: u32,
-    bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 impl Budget {
@@ -69,11 +69,22 @@ pub(crate) struct Turn<'l> {
     pub(crate) budget: Budget,
 }
 
+impl<'l> Turn<'l> {
+    pub(crate) const fn new(
+        key: Key,
+        session: &'l mut Session<Queues>,
+        timers: &'l mut Timers,
+        limits: &Limits,
+    ) -> Self {
+        Self { key, session, timers, budget: Budget::of(limits) }
+    }
+}
+
 impl<C> Proactor<C> {
     /// Moves one session on: writes first, since they free what the peer waits for, and may turn into reads.
     #[inline]
     pub(crate) fn step_session(&mut self, key: Key, session: &mut Session<Queues>, timers: &mut Timers) -> Step {
-        let mut turn = Turn { key, session, timers, budget: Budget::of(&self.shared.limits) };
+        let mut turn = Turn::new(key, session, timers, &self.limits);
         let mut tried = Tried::Waits;
         if turn.session.wants_to_write() {
             tried = self.run_writes(&mut turn);
@@ -99,7 +110,7 @@ impl<C> Proactor<C> {
         if !others_wait {
             return self.step_session(key, session, timers);
         }
-        let mut turn = Turn { key, session, timers, budget: Budget::of(&self.shared.limits) };
+        let mut turn = Turn::new(key, session, timers, &self.limits);
         let tried = self.run_writes(&mut turn);
         if tried == Tried::Spent || turn.session.wants_to_read() { Step::Again } else { Step::Idle }
     }
@@ -129,7 +140,7 @@ impl<C> Proactor<C> {
 
     /// Sends until all is out, the system takes no more, or the budget is spent.
     #[inline]
-    fn try_write(&mut self, turn: &mut Turn<'_>) -> Tried {
+    pub(crate) fn try_write(&mut self, turn: &mut Turn<'_>) -> Tried {
         if turn.session.has(Flags::WRITES_APART) {
             if let Some(tried) = self.write_apart(turn) {
                 return tried;
@@ -179,17 +190,25 @@ impl<C> Proactor<C> {
             }
         }
         self.writes -= 1;
-        if pending.body.is_write() {
-            if let Some(pending) = self.ops.pop(&mut turn.session.state.write, turn.timers) {
-                let (conn, context) = (pending.conn, pending.context);
-                if let Some(payload) = pending.body.into_payload() {
-                    self.complete(conn, context, Stored::Wrote(payload));
-                }
-            }
-        } else {
+        let has_become_read = !pending.body.is_write();
+        if has_become_read {
             pending.done = 0;
-            let queues = &mut turn.session.state;
-            self.ops.relink(&mut queues.write, &mut queues.read);
+            if !turn.session.has(Flags::CLOSING) {
+                let queues = &mut turn.session.state;
+                self.ops.relink(&mut queues.write, &mut queues.read);
+                return Tried::Gone;
+            }
+        }
+        if let Some(pending) = self.ops.pop(&mut turn.session.state.write, turn.timers) {
+            if has_become_read {
+                // As the reads that were pending when the close began.
+                self.fail(pending, OpError::Released);
+                return Tried::Gone;
+            }
+            let (conn, context) = (pending.conn, pending.context);
+            if let Some(payload) = pending.body.into_payload() {
+                self.complete(conn, context, Stored::Wrote(payload));
+            }
         }
         Tried::Gone
     }
@@ -323,7 +342,7 @@ impl<C> Proactor<C> {
 
     #[inline]
     fn read_pooled(&mut self, turn: &mut Turn<'_>) -> Tried {
-        let Some(room) = self.outbox.filling().arena.room(self.shared.limits.read_cap) else {
+        let Some(room) = self.outbox.filling().arena.room(self.limits.read_cap) else {
             self.starve(turn.session, turn.key);
             return Tried::Waits;
         };
@@ -357,13 +376,19 @@ impl<C> Proactor<C> {
 }
 
 impl Session<Queues> {
+    /// Can a write be sent, or refused? No edge announces the latter.
     #[inline]
-    const fn wants_to_write(&self) -> bool {
-        !self.state.write.is_empty() && (self.writable() || self.has(Flags::MUTE))
+    pub(crate) const fn moves_writes(&self) -> bool {
+        self.writable() || self.has(Flags::MUTE)
     }
 
     #[inline]
-    const fn wants_to_read(&self) -> bool {
+    pub(crate) const fn wants_to_write(&self) -> bool {
+        !self.state.write.is_empty() && self.moves_writes()
+    }
+
+    #[inline]
+    pub(crate) const fn wants_to_read(&self) -> bool {
         !self.state.read.is_empty() && self.readable() && !self.has(Flags::STARVED)
     }
 }

@@ -17,7 +17,7 @@ use crate::event_loop::{self, EventLoop};
 use crate::handoff::{Taken, Taker, gate, mailbox, ring};
 use crate::limits::Options;
 use crate::sync::{Arc, mutant, thread};
-use crate::sys::{self, Selector, Waker};
+use crate::sys::{self, Bell, Selector, Waker};
 
 mod accepting;
 mod alarm;
@@ -35,10 +35,12 @@ mod giving_up;
 mod lease;
 mod leftover;
 mod link;
+mod live;
 mod op;
 mod outbox;
 mod outcome;
 mod panics;
+mod pollable;
 mod proactor;
 mod queue;
 mod shared;
@@ -47,10 +49,11 @@ mod submitter;
 pub use alarm::NewTimer;
 pub use batch::Batch;
 pub use conn::Conn;
-pub use embedded::EmbeddedWatcher;
+pub use embedded::{EmbeddedWatcher, NextTurn};
 pub use lease::Lease;
 pub use op::{Op, OpId, Single, Spendable, TimerId, Write};
 pub use outcome::{Detached, Event, Failure, Half, ListenerId, Outcome, Payload};
+pub use pollable::Pollable;
 pub(crate) use submitter::why_not;
 pub use submitter::{Listener, Submitter};
 
@@ -92,6 +95,8 @@ pub struct Watcher<C: Send + 'static = ()> {
     taker: Taker<Buffer<C>>,
     shared: Arc<Shared<C>>,
     thread: Option<thread::JoinHandle<()>>,
+    /// What a poll elsewhere waits for, if one does.
+    bell: Option<Arc<Bell>>,
 }
 
 impl Watcher<()> {
@@ -119,7 +124,7 @@ fn assemble<C>(options: &Options, way: Way<C>) -> io::Result<Parts<C>> {
     let counters = Arc::new(Counters::default());
     let core = event_loop::Core::new(selector, limits.clone(), counters.clone())?;
     let shared = Arc::new(Shared::new(limits, Inbox::new(producer, raiser, waker, counters.clone()), counters));
-    let outbox = Outbox::new(way, &shared.limits, shared.counters.clone());
+    let outbox = Outbox::new(way, &core.limits, shared.counters.clone());
     let face = Proactor::new(shared.clone(), consumer, outbox);
     Ok(Parts { shared, event_loop: EventLoop::new(core, face, keeper) })
 }
@@ -156,7 +161,7 @@ impl<C: Send + 'static> Watcher<C> {
         let Parts { shared, event_loop } = assemble(&options, Way::Mailbox(publisher))?;
         let thread = start(&options, event_loop)?;
         let submitter = Submitter(shared.clone());
-        Ok((Self { taker, shared, thread: Some(thread) }, submitter))
+        Ok((Self { taker, shared, thread: Some(thread), bell: None }, submitter))
     }
 
     /// Waits for completions: parks until there is a batch, and borrows it until the next wait.
@@ -202,12 +207,17 @@ impl<C: Send + 'static> Watcher<C> {
                 return Err(end);
             }
             taken.recycle();
-            let Taken::Batch { more } = take(&mut self.taker) else { return Ok(()) };
+            self.silence(!mutant("silenced_late"));
+            let Taken::Batch { more } = take(&mut self.taker) else {
+                self.silence(mutant("silenced_late"));
+                return Ok(());
+            };
             if more && !mutant("residue_unraised") {
                 // The loop keeps a residue that found the cell full.
                 self.shared.inbox.raise();
             }
             self.taker.taken().settle(&self.shared);
+            self.ring_at_the_end();
         }
     }
 }

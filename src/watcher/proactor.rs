@@ -29,6 +29,7 @@ use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Armed, Timer, Timers};
 use crate::event_loop::{self, Step};
 use crate::handoff::Consumer;
+use crate::limits::Limits;
 use crate::sync::{Arc, mutant};
 use crate::sys::{Errno, Socket};
 use crate::watcher::Conn;
@@ -61,10 +62,15 @@ pub(crate) struct Proactor<C> {
     pub(crate) closing: HashMap<u64, (u64, Armed)>,
     /// Bytes that came with a socket and were not read yet, by token.
     pub(crate) leftovers: HashMap<u64, Bytes>,
+    /// Of those, what is done with. Their drop may be the user's code, so it has to wait until nothing is in hand (G11).
+    pub(crate) unread: Vec<Bytes>,
     pub(crate) alarms: Alarms<C>,
     /// What is pending in the queues of writes, over all sessions.
     pub(crate) writes: usize,
     pub(crate) ending: Ending,
+    /// As of this turn; and which of their changes that is.
+    pub(crate) limits: Limits,
+    pub(crate) limits_seen: u32,
 }
 
 impl<C> Proactor<C> {
@@ -78,9 +84,12 @@ impl<C> Proactor<C> {
             written: 0,
             closing: HashMap::new(),
             leftovers: HashMap::new(),
+            unread: Vec::new(),
             alarms: Alarms::new(),
             writes: 0,
             ending: Ending::No,
+            limits: shared.limits.whole(),
+            limits_seen: 0,
             shared,
         }
     }
@@ -191,7 +200,7 @@ impl<C> Proactor<C> {
             let first = session.state.write.is_empty();
             self.writes += 1;
             index = self.ops.push(&mut session.state.write, op);
-            if !first || !session.writable() {
+            if !first || !session.moves_writes() {
                 Step::Idle
             } else
             // Before those on the ready list: it produces nothing that they wait for, and gives back what it holds.
@@ -263,6 +272,10 @@ impl<C> event_loop::Face for Proactor<C> {
     type Session = Queues;
     type Tag = ListenerTag;
 
+    fn begin(&mut self, core: &mut Core) {
+        self.renew_limits(core);
+    }
+
     fn woken(&mut self) {
         self.shared.inbox.drain_waker();
     }
@@ -301,9 +314,7 @@ impl<C> event_loop::Face for Proactor<C> {
         match timer {
             Timer::Op(index) => {
                 count(&self.shared.counters.expired);
-                if self.ops.expired(index).is_some() {
-                    self.give_up(core, index, OpError::TimedOut);
-                }
+                self.overdue(core, index);
             }
             Timer::Alarm(index) => {
                 count(&self.shared.counters.expired);
@@ -321,6 +332,7 @@ impl<C> event_loop::Face for Proactor<C> {
 
     fn publish(&mut self, core: &mut Core) -> bool {
         self.advance_ending(core);
+        self.drop_unread();
         self.shared.in_flight.written(std::mem::take(&mut self.written));
         self.outbox.publish();
         if self.ending == Ending::Last && self.outbox.has_ended() {

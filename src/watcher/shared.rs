@@ -19,6 +19,7 @@ use crate::sync::figures::{AtomicU64, AtomicUsize};
 use crate::sync::{Arc, AtomicBool, Ordering, mutant};
 use crate::watcher::lease::Pool;
 use crate::watcher::link::Link;
+use crate::watcher::live::Live;
 use crate::watcher::op::Submission;
 
 /// Operations and queued bytes in one word: bytes above, operations in the low 24 bits.
@@ -31,12 +32,12 @@ const OPS_HARD: u64 = (1 << OPS_BITS) - (1 << 16);
 
 impl InFlight {
     #[inline]
-    pub(crate) fn begin(&self, bytes: usize, limits: &Limits, ending: bool) -> bool {
+    pub(crate) fn begin(&self, bytes: usize, limits: &Live, ending: bool) -> bool {
         let weight = (bytes as u64) << OPS_BITS | 1;
         let before = self.0.fetch_add(weight, Ordering::Relaxed);
-        let most = if ending { OPS_HARD } else { limits.ops as u64 };
+        let most = if ending { OPS_HARD } else { limits.ops() as u64 };
         let (ops, queued) = (before & ((1 << OPS_BITS) - 1), before >> OPS_BITS);
-        let fits = ops < most && (bytes == 0 || queued < limits.write_bytes) && (bytes as u64) < 1 << 39;
+        let fits = ops < most && (bytes == 0 || queued < limits.write_bytes()) && (bytes as u64) < 1 << 39;
         if !fits {
             self.0.fetch_sub(weight, Ordering::Relaxed);
         }
@@ -77,7 +78,7 @@ pub(crate) struct Shared<C> {
     pub(crate) timers: AtomicU64,
     pub(crate) returns: Returns<Link<C>>,
     pub(crate) in_flight: InFlight,
-    pub(crate) limits: Limits,
+    pub(crate) limits: Live,
     pub(crate) pool: Arc<Pool>,
     pub(crate) counters: Arc<Counters>,
 }
@@ -99,7 +100,7 @@ impl<C> Shared<C> {
             in_flight: InFlight(AtomicU64::new(0)),
             pool: Arc::new(Pool::new(limits.read_cap)),
             counters,
-            limits,
+            limits: Live::new(limits),
         }
     }
 
@@ -130,7 +131,7 @@ impl<C> Shared<C> {
     /// Takes a place for a session, if there is one.
     pub(crate) fn admit(&self) -> bool {
         let before = self.sessions.fetch_add(1, Ordering::Relaxed);
-        let fits = before < self.limits.sessions;
+        let fits = before < self.limits.sessions();
         if !fits {
             self.left();
         }

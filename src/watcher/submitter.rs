@@ -221,7 +221,8 @@ pub(crate) const fn why_not(kind: Kind) -> &'static str {
         Kind::UnconnectedDatagram => "it is a datagram socket without a peer: connect it first",
         Kind::UnconnectedStream => "it is a stream socket that is not connected",
         Kind::Other(what) => what,
-        Kind::TcpStream | Kind::UnixStream | Kind::Datagram => "it can be delegated",
+        Kind::Datagram => "it is a datagram socket: only a watcher takes those",
+        Kind::TcpStream | Kind::UnixStream => "it is a stream",
     }
 }
 

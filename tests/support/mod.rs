@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unused_imports, unused_macros, reason = "each test file uses its own part")]
 
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -114,6 +116,20 @@ impl Net {
 pub(crate) fn reset(peer: Peer) {
     rustix::net::sockopt::set_socket_linger(&peer, Some(Duration::ZERO)).unwrap();
     drop(peer);
+}
+
+/// Writes into a socket that was not delegated yet until the system takes no more. Says how much that was.
+pub(crate) fn stuff(socket: &OwnedFd) -> usize {
+    rustix::io::ioctl_fionbio(socket, true).unwrap();
+    let junk = vec![0xEE; 64 << 10];
+    let mut sent = 0;
+    // Down to single bytes: a stream that refuses many may still take a few.
+    for piece in [junk.len(), 1] {
+        while let Ok(n) = rustix::io::write(socket, &junk[..piece]) {
+            sent += n;
+        }
+    }
+    sent
 }
 
 /// Ends the peer's sending side.
@@ -293,6 +309,17 @@ impl Got {
     pub(crate) fn closed(self) {
         assert!(matches!(self, Self::Closed), "not a close: {self:?}");
     }
+
+    pub(crate) fn shut_down(self) {
+        assert!(matches!(self, Self::ShutDown), "not the end of the output: {self:?}");
+    }
+
+    pub(crate) fn detached(self) -> Detached {
+        match self {
+            Self::Detached(detached) => detached,
+            other => panic!("not a connection handed back: {other:?}"),
+        }
+    }
 }
 
 impl From<Outcome<'_>> for Got {
@@ -383,6 +410,19 @@ impl<D: Drive<C>, C: Send + 'static> Rig<D, C> {
     /// The outcome of the next event, which is a completion.
     pub(crate) fn outcome(&mut self) -> Got {
         self.done().2
+    }
+
+    /// The next `n` completions, by their contexts.
+    pub(crate) fn outcomes(&mut self, n: usize) -> HashMap<C, Got>
+    where
+        C: Eq + Hash,
+    {
+        let mut all = HashMap::new();
+        for _ in 0..n {
+            let (_, context, got) = self.done();
+            assert!(all.insert(context, got).is_none(), "an operation completed twice");
+        }
+        all
     }
 
     /// Everything until the loop has ended.

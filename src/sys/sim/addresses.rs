@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use super::super::{Connecting, Errno, ListenOptions, StreamOptions};
 use super::connection::{Connection, Side};
+use super::faults::Fault;
+use super::permit::Late;
 use super::state::{ConnectionId, Descriptor, EndId, Object, State};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,13 +144,8 @@ impl State {
         self.has_descriptor()?;
         let Object::Listener(listener) = self.object(descriptor) else { return Err(Errno::INVAL) };
         let connection = listener.backlog.pop_front().ok_or(Errno::AGAIN)?;
-        let next = listener.waiting.pop_front();
         let (tcp, streams) = (listener.name.ip().is_some(), listener.options.streams);
-        if let Some(next) = next {
-            self.listener(descriptor).backlog.push_back(next);
-            self.on_end(next.end(Side::Far), Connection::establish);
-            self.raise(descriptor);
-        }
+        self.answer_waiting(descriptor);
         let near = connection.end(Side::Near);
         let accepted = self.open_end(near)?;
         let peer = self.on_end(near, |connection, side| {
@@ -158,6 +155,27 @@ impl State {
             connection.end(side.other()).addr
         });
         Ok((accepted, peer))
+    }
+
+    /// Answers those who wait, as far as there is room.
+    pub(super) fn answer_waiting(&mut self, descriptor: Descriptor) {
+        while self.listener(descriptor).has_room() {
+            let Some(next) = self.listener(descriptor).waiting.pop_front() else { return };
+            self.enter_backlog(descriptor, next);
+            self.on_end(next.end(Side::Far), Connection::establish);
+        }
+    }
+
+    pub(super) fn has_backlog(&mut self, descriptor: Descriptor) -> bool {
+        matches!(self.object(descriptor), Object::Listener(listener) if !listener.backlog.is_empty())
+    }
+
+    /// Resets the first in the backlog.
+    pub(super) fn drop_first(&mut self, descriptor: Descriptor) {
+        if let Some(first) = self.listener(descriptor).backlog.pop_front() {
+            self.end_with(first.end(Side::Near), Connection::abandon);
+            self.answer_waiting(descriptor);
+        }
     }
 
     /// Whoever connected and was never accepted is reset, and whoever still waited is refused.
@@ -213,7 +231,15 @@ impl State {
             self.refuse(end, Errno::CONNREFUSED);
             return Ok((descriptor, Connecting::Pending));
         };
-        if !self.listener(listener).has_room() {
+        if self.befalls(Fault::ConnectRefused) {
+            self.refuse(end, Errno::CONNREFUSED);
+            return Ok((descriptor, Connecting::Pending));
+        }
+        if self.befalls(Fault::ConnectNever) {
+            self.end_with(end.other(), |connection, side| connection.end(side).closed = true);
+            return Ok((descriptor, Connecting::Pending));
+        }
+        if !self.listener(listener).has_room() || self.puts_off(Late::Answers(listener)) {
             self.listener(listener).waiting.push_back(end.connection());
             return Ok((descriptor, Connecting::Pending));
         }
@@ -227,6 +253,9 @@ impl State {
         self.has_descriptor()?;
         if !self.addresses.files.iter().any(|file| file == path) {
             return Err(Errno::NOENT);
+        }
+        if self.befalls(Fault::ConnectRefused) {
+            return Err(Errno::CONNREFUSED);
         }
         let end = self.peer_connects(&Name::Path(path.into()))?;
         let descriptor = self.open_end(end)?;

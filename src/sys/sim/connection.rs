@@ -48,7 +48,7 @@ pub(super) struct End {
     /// descriptors.
     marks: VecDeque<u64>,
     /// The FIN has arrived; it counts once the inbox is empty.
-    eof: bool,
+    pub(super) eof: bool,
     /// An RST has arrived.
     dead: bool,
     /// What an RST or a refusal has left to be told, once.
@@ -128,12 +128,11 @@ impl Connection {
         if end.inbox.is_empty() {
             return end.recv_nothing(unix);
         }
-        let to_mark =
-            end.marks.front().map_or(usize::MAX, |mark| usize::try_from(mark - end.read).unwrap_or(usize::MAX));
-        let len = room.min(end.inbox.len()).min(to_mark);
+        let len = room.min(end.inbox.len()).min(end.to_mark());
         out.extend(end.inbox.drain(..len));
         end.read += len as u64;
-        if end.marks.front() == Some(&end.read) {
+        // There may be several at one place.
+        while end.marks.front() == Some(&end.read) {
             end.marks.pop_front();
         }
         other.edge |= std::mem::take(&mut other.wants_room);
@@ -150,7 +149,8 @@ impl Connection {
         if end.inbox.is_empty() { end.recv_nothing(unix) } else { Ok(1) }
     }
 
-    pub(super) fn send(&mut self, side: Side, bufs: &[IoSlice<'_>]) -> Result<usize, Errno> {
+    /// Sends at most so many bytes; a datagram is sent whole.
+    pub(super) fn send(&mut self, side: Side, bufs: &[IoSlice<'_>], most: usize) -> Result<usize, Errno> {
         if self.datagrams {
             return self.send_datagram(side, bufs);
         }
@@ -169,7 +169,7 @@ impl Connection {
         if end.shut || end.dead {
             return Err(Errno::PIPE);
         }
-        let wanted: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let wanted = bufs.iter().map(|buf| buf.len()).sum::<usize>().min(most);
         if wanted == 0 {
             return Ok(0);
         }
@@ -183,7 +183,7 @@ impl Connection {
             end.wants_room = true;
             return Err(Errno::AGAIN);
         }
-        other.inbox.extend(bufs.iter().flat_map(|buf| buf.iter()).take(room));
+        other.inbox.extend(bufs.iter().flat_map(|buf| buf.iter()).take(room.min(wanted)));
         other.edge = true;
         Ok(wanted.min(room))
     }
@@ -330,6 +330,11 @@ impl End {
         self.connecting || self.alone || self.dead || self.is_finished()
     }
 
+    /// Bytes to the mark at which a read stops.
+    pub(super) fn to_mark(&self) -> usize {
+        self.marks.front().map_or(usize::MAX, |mark| usize::try_from(mark - self.read).unwrap_or(usize::MAX))
+    }
+
     /// Both FINs have passed.
     fn is_finished(&self) -> bool {
         self.shut && self.eof
@@ -343,7 +348,7 @@ impl End {
     }
 
     /// An RST arrives.
-    fn reset(&mut self, unix: bool) {
+    pub(super) fn reset(&mut self, unix: bool) {
         if self.closed || std::mem::replace(&mut self.dead, true) {
             return;
         }

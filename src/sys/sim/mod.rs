@@ -18,7 +18,8 @@
 //! calls on both systems and compare.
 //!
 //! Every call that the world may answer in the connection's place asks `State::permit` first. `pending_first` lives
-//! there, and so can every other fault that a test wants to put in.
+//! there, and every fault that happens by chance: `faults.rs` lists them. With `GAIO_SIM_TRACE` in the environment a world
+//! says on standard error what each call came to, and when.
 //!
 //! # The world
 //!
@@ -32,9 +33,12 @@
 //! Nothing here sleeps. When a selector has nothing to report and a deadline to wait for, [`Clock`] says what happens.
 
 mod addresses;
+mod config;
 mod connection;
 mod datagram;
+mod faults;
 mod peer;
+mod permit;
 mod remote;
 mod selector;
 mod socket;
@@ -51,17 +55,21 @@ mod connects_against_kernel;
 mod datagram_tests;
 #[cfg(all(test, not(any(loom, gaio_sim))))]
 mod datagrams_against_kernel;
+#[cfg(all(test, not(loom)))]
+mod fault_tests;
 #[cfg(all(test, loom))]
 mod models;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+pub use config::{Clock, Config};
+pub use faults::{Dice, Fault, Faults};
 pub use peer::Peer;
 pub use remote::{Attempt, Remote};
 pub use socket::Socket;
-pub use world::{Clock, Config, World};
+pub use world::World;
 
-pub(crate) use selector::{Selector, Waker, now};
+pub(crate) use selector::{Bell, Selector, Waker, now};
 pub(crate) use socket::{
     Reserve, accept, adopt, adopt_listener, apply_buffers, connect_tcp, connect_unix, connected, linger_off,
     listen_tcp, listen_unix, local_addr, next_datagram, peek, peer_addr, recv_datagram_slice, recv_datagram_vec,

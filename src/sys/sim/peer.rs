@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::Errno;
 use super::connection::{Connection, Side};
+use super::faults::Fault;
 use super::state::EndId;
 use super::world::Shared;
 
@@ -16,15 +18,22 @@ use super::world::Shared;
 pub struct Peer {
     shared: Arc<Shared>,
     end: EndId,
+    deaf: bool,
 }
 
 impl Peer {
-    pub(super) fn new(shared: &Arc<Shared>, end: EndId) -> Self {
-        Self { shared: Arc::clone(shared), end }
+    pub(super) fn new(shared: &Arc<Shared>, (end, deaf): (EndId, bool)) -> Self {
+        Self { shared: Arc::clone(shared), end, deaf }
     }
 
     fn act<R>(&self, act: impl FnOnce(&mut Connection, Side) -> R) -> R {
         self.shared.call(|state| state.on_end(self.end, act))
+    }
+
+    /// Its own address; none of a Unix socket.
+    #[must_use]
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.act(|connection, side| connection.end(side).addr)
     }
 
     /// Sends as much as there is room for, and says how much that was. Of datagrams: one, whole or not at all.
@@ -33,7 +42,7 @@ impl Peer {
     ///
     /// `WouldBlock` without room; `BrokenPipe` or `ConnectionReset` when nobody reads any more.
     pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(self.act(|connection, side| connection.send(side, &[IoSlice::new(bytes)]))?)
+        Ok(self.act(|connection, side| connection.send(side, &[IoSlice::new(bytes)], usize::MAX))?)
     }
 
     /// Receives what is there; 0 is the end. Of datagrams: the next, cut if there is no room, and 0 is an empty one.
@@ -44,7 +53,12 @@ impl Peer {
     /// to the closed.
     pub fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
         let mut bytes = Vec::new();
-        let len = self.act(|connection, side| connection.recv(side, buf.len(), &mut bytes))?;
+        let len = self.shared.call(|state| {
+            if self.deaf && state.may_befall(Fault::DeafPeer) {
+                return Err(Errno::AGAIN);
+            }
+            state.on_end(self.end, |connection, side| connection.recv(side, buf.len(), &mut bytes))
+        })?;
         buf[..len].copy_from_slice(&bytes);
         Ok(len)
     }
@@ -78,7 +92,7 @@ impl Peer {
     /// As [`Peer::send`].
     pub fn send_with_descriptor(&self, bytes: &[u8]) -> io::Result<usize> {
         Ok(self.act(|connection, side| {
-            let len = connection.send(side, &[IoSlice::new(bytes)])?;
+            let len = connection.send(side, &[IoSlice::new(bytes)], usize::MAX)?;
             connection.mark(side);
             Ok::<_, Errno>(len)
         })?)

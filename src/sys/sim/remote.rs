@@ -78,8 +78,11 @@ impl Attempt {
     /// Answers it: the connection stands. If whoever asked has given up, the peer finds it closed.
     pub fn accept(mut self) -> Peer {
         let end = self.answer();
-        self.shared.call(|state| state.on_end(end.other(), Connection::establish));
-        Peer::new(&self.shared, end)
+        let peer = self.shared.call(|state| {
+            state.on_end(end.other(), Connection::establish);
+            state.peer_of(end)
+        });
+        Peer::new(&self.shared, peer)
     }
 
     /// Nobody is there.

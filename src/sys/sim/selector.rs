@@ -5,9 +5,11 @@ use std::io;
 use std::sync::Arc;
 
 use super::super::{Errno, Readiness};
+use super::config::Clock;
+use super::permit::Verb;
 use super::socket::Socket;
-use super::state::{Descriptor, Object};
-use super::world::{Clock, Shared, World};
+use super::state::{Descriptor, Object, State};
+use super::world::{Shared, World};
 use crate::sync::thread;
 
 /// The virtual time of the calling thread's world, in nanoseconds.
@@ -28,7 +30,11 @@ impl Selector {
     }
 
     pub(crate) fn register(&self, socket: &Socket, token: u64) -> Result<(), Errno> {
-        self.shared.call(|state| state.register(self.descriptor, socket.descriptor, token))
+        self.shared.call(|state| {
+            let answer = state.register(self.descriptor, socket.descriptor, token);
+            state.trace(Verb::Register, Some(socket.descriptor), answer);
+            answer
+        })
     }
 
     pub(crate) fn deregister(&self, socket: &Socket) -> Result<(), Errno> {
@@ -41,13 +47,23 @@ impl Selector {
     pub(crate) fn wait(&mut self, out: &mut Vec<Readiness>, deadline: Option<u64>) -> Result<(), Errno> {
         out.clear();
         let mut state = self.shared.lock();
+        if state.begin_wait(self.descriptor).is_err() {
+            // A signal.
+            self.shared.release(state);
+            return Ok(());
+        }
         let mut others_had_their_turn = false;
         loop {
             state.fetch(self.descriptor, out);
-            let is_over = |clock| deadline.is_some_and(|deadline| deadline <= clock);
-            if !out.is_empty() || is_over(state.clock) {
+            let is_over = deadline.is_some_and(|deadline| deadline <= state.clock);
+            if !out.is_empty() || is_over {
+                state.end_wait(self.descriptor, out);
                 return Ok(());
             }
+            if state.deliver() {
+                continue;
+            }
+            state.may_sleep(deadline);
             let Some(deadline) = deadline.filter(|_| state.config.clock != Clock::Manual) else {
                 state = self.shared.wait_change(state);
                 continue;
@@ -65,6 +81,24 @@ impl Selector {
             state = self.shared.lock();
             others_had_their_turn = true;
         }
+    }
+}
+
+/// What stands for the poll of a foreign loop, which has no descriptor to poll here.
+impl Selector {
+    /// Waits until a [`wait`](Self::wait) would not have to. Time does not pass meanwhile.
+    pub(crate) fn until_readable(&self) {
+        until(&self.shared, |state| match state.object(self.descriptor) {
+            Object::Selector(queue) => !queue.is_empty(),
+            _ => true,
+        });
+    }
+}
+
+fn until(shared: &Shared, holds: impl Fn(&mut State) -> bool) {
+    let mut state = shared.lock();
+    while !holds(&mut state) {
+        state = shared.wait_change(state);
     }
 }
 
@@ -124,5 +158,52 @@ impl Drop for Waker {
 impl fmt::Debug for Waker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Waker").field("descriptor", &self.descriptor).finish_non_exhaustive()
+    }
+}
+
+/// A waker without a selector.
+pub(crate) struct Bell {
+    shared: Arc<Shared>,
+    descriptor: Descriptor,
+}
+
+impl Bell {
+    pub(crate) fn new() -> io::Result<Self> {
+        let (shared, descriptor) = World::open(|state| state.open(Object::Waker { raised: false }))?;
+        Ok(Self { shared, descriptor })
+    }
+
+    pub(crate) fn ring(&self) {
+        self.shared.call(|state| {
+            if let Object::Waker { raised } = state.object(self.descriptor) {
+                *raised = true;
+            }
+            state.stir();
+        });
+    }
+
+    pub(crate) fn silence(&self) {
+        self.shared.call(|state| {
+            if let Object::Waker { raised } = state.object(self.descriptor) {
+                *raised = false;
+            }
+        });
+    }
+
+    /// Waits until it is rung. Time does not pass meanwhile.
+    pub(crate) fn until_readable(&self) {
+        until(&self.shared, |state| matches!(state.object(self.descriptor), Object::Waker { raised: true }));
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        self.shared.close(self.descriptor);
+    }
+}
+
+impl fmt::Debug for Bell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bell").field("descriptor", &self.descriptor).finish_non_exhaustive()
     }
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use super::super::{Connecting, Datagram, Errno, Inspected, Kind, ListenOptions, MAX_SLICES, StreamOptions};
 use super::connection::{Connection, Side};
-use super::state::{Descriptor, Object, Verb};
+use super::permit::Verb;
+use super::state::{Descriptor, Object};
 use super::world::{Shared, World};
 
 /// One owned descriptor of a simulated system, closed by its drop.
@@ -38,11 +39,17 @@ impl Socket {
         self.shared.call(|state| state.on_connection(self.descriptor, act))
     }
 
-    /// Like `on_connection`, for what the world may answer in the connection's place.
-    fn attempt<R>(&self, verb: Verb, act: impl FnOnce(&mut Connection, Side) -> Result<R, Errno>) -> Result<R, Errno> {
+    /// Like `on_connection`, for what the world may answer in the connection's place, or cut down to so many bytes.
+    fn attempt<R: fmt::Debug>(
+        &self,
+        verb: Verb,
+        wanted: usize,
+        act: impl FnOnce(&mut Connection, Side, usize) -> Result<R, Errno>,
+    ) -> Result<R, Errno> {
         self.shared.call(|state| {
-            state.permit(verb, Some(self.descriptor))?;
-            state.on_connection(self.descriptor, act)?
+            state.attempt(verb, Some(self.descriptor), wanted, |state, most| {
+                state.on_connection(self.descriptor, |connection, side| act(connection, side, most))?
+            })
         })
     }
 }
@@ -64,7 +71,7 @@ pub(crate) fn recv_vec(socket: &Socket, buf: &mut Vec<u8>) -> Result<usize, Errn
     if room == 0 {
         return Err(Errno::INVAL);
     }
-    socket.attempt(Verb::Recv, |connection, side| connection.recv(side, room, buf))
+    socket.attempt(Verb::Recv, room, |connection, side, room| connection.recv(side, room, buf))
 }
 
 pub(crate) fn recv_slice(socket: &Socket, buf: &mut [u8]) -> Result<usize, Errno> {
@@ -72,7 +79,8 @@ pub(crate) fn recv_slice(socket: &Socket, buf: &mut [u8]) -> Result<usize, Errno
     if buf.is_empty() {
         return Err(Errno::INVAL);
     }
-    let len = socket.attempt(Verb::Recv, |connection, side| connection.recv(side, buf.len(), &mut bytes))?;
+    let len =
+        socket.attempt(Verb::Recv, buf.len(), |connection, side, room| connection.recv(side, room, &mut bytes))?;
     buf[..len].copy_from_slice(&bytes);
     Ok(len)
 }
@@ -82,7 +90,7 @@ pub(crate) fn recv_datagram_vec(socket: &Socket, buf: &mut Vec<u8>) -> Result<Da
     if room == 0 {
         return Err(Errno::INVAL);
     }
-    socket.attempt(Verb::Recv, |connection, side| connection.recv_datagram(side, room, buf))
+    socket.attempt(Verb::Recv, room, |connection, side, room| connection.recv_datagram(side, room, buf))
 }
 
 pub(crate) fn recv_datagram_slice(socket: &Socket, buf: &mut [u8]) -> Result<Datagram, Errno> {
@@ -90,25 +98,26 @@ pub(crate) fn recv_datagram_slice(socket: &Socket, buf: &mut [u8]) -> Result<Dat
     if buf.is_empty() {
         return Err(Errno::INVAL);
     }
-    let datagram =
-        socket.attempt(Verb::Recv, |connection, side| connection.recv_datagram(side, buf.len(), &mut bytes))?;
+    let take = |connection: &mut Connection, side, room| connection.recv_datagram(side, room, &mut bytes);
+    let datagram = socket.attempt(Verb::Recv, buf.len(), take)?;
     buf[..datagram.len].copy_from_slice(&bytes);
     Ok(datagram)
 }
 
 pub(crate) fn next_datagram(socket: &Socket) -> Result<usize, Errno> {
-    socket.attempt(Verb::Peek, Connection::next_datagram)
+    socket.attempt(Verb::Peek, 1, |connection, side, _| connection.next_datagram(side))
 }
 
 pub(crate) fn peek(socket: &Socket) -> Result<usize, Errno> {
-    socket.attempt(Verb::Peek, Connection::peek)
+    socket.attempt(Verb::Peek, 1, |connection, side, _| connection.peek(side))
 }
 
 pub(crate) fn send(socket: &Socket, bufs: &[IoSlice<'_>]) -> Result<usize, Errno> {
     if bufs.len() > MAX_SLICES {
         return Err(Errno::MSGSIZE);
     }
-    socket.attempt(Verb::Send, |connection, side| connection.send(side, bufs))
+    let wanted = bufs.iter().map(|buf| buf.len()).sum();
+    socket.attempt(Verb::Send, wanted, |connection, side, most| connection.send(side, bufs, most))
 }
 
 pub(crate) fn shutdown_write(socket: &Socket) -> Result<(), Errno> {
@@ -180,8 +189,7 @@ pub(crate) fn adopt_listener(socket: &Socket) -> Result<Inspected, Errno> {
 
 pub(crate) fn accept(listener: &Socket) -> Result<(Socket, Option<SocketAddr>), Errno> {
     let (descriptor, peer) = listener.shared.call(|state| {
-        state.permit(Verb::Accept, Some(listener.descriptor))?;
-        state.accept(listener.descriptor)
+        state.attempt(Verb::Accept, Some(listener.descriptor), 1, |state, _| state.accept(listener.descriptor))
     })?;
     Ok((Socket::new(&listener.shared, descriptor), peer))
 }
@@ -197,23 +205,19 @@ pub(crate) fn listen_unix(path: &Path, options: &ListenOptions) -> io::Result<So
 }
 
 pub(crate) fn connect_tcp(addr: SocketAddr, options: &StreamOptions) -> Result<(Socket, Connecting), Errno> {
-    let (shared, (descriptor, connecting)) = World::open(|state| {
-        state.permit(Verb::Connect, None)?;
-        state.connect_tcp(addr, options)
-    })?;
+    let (shared, (descriptor, connecting)) =
+        World::open(|state| state.attempt(Verb::Connect, None, 1, |state, _| state.connect_tcp(addr, options)))?;
     Ok((Socket { shared, descriptor }, connecting))
 }
 
 pub(crate) fn connect_unix(path: &Path, options: &StreamOptions) -> Result<Socket, Errno> {
-    let (shared, descriptor) = World::open(|state| {
-        state.permit(Verb::Connect, None)?;
-        state.connect_unix(path, options)
-    })?;
+    let (shared, descriptor) =
+        World::open(|state| state.attempt(Verb::Connect, None, 1, |state, _| state.connect_unix(path, options)))?;
     Ok(Socket { shared, descriptor })
 }
 
 pub(crate) fn connected(socket: &Socket) -> Result<Option<SocketAddr>, Errno> {
-    socket.attempt(Verb::Connected, Connection::connected)
+    socket.attempt(Verb::Connected, 1, |connection, side, _| connection.connected(side))
 }
 
 pub(crate) fn so_error(socket: &Socket) -> Result<(), Errno> {

@@ -4,8 +4,10 @@ use std::collections::VecDeque;
 
 use super::super::{Bits, Errno, MAX_EVENTS, Readiness};
 use super::addresses::{Addresses, Listener};
+use super::config::Config;
 use super::connection::{Connection, Side};
-use super::world::Config;
+use super::faults::Fault;
+use super::permit::{Late, Verb};
 
 /// The number of a descriptor: an index into the table, and the lowest that is free.
 pub(super) type Descriptor = usize;
@@ -49,19 +51,6 @@ pub(super) enum Object {
     Reserve,
 }
 
-/// A call whose answer is not up to its caller alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verb {
-    Recv,
-    Peek,
-    Send,
-    Accept,
-    /// To begin to connect: there is no descriptor yet.
-    Connect,
-    /// To ask how that came out.
-    Connected,
-}
-
 struct Entry {
     object: Object,
     registration: Option<Registration>,
@@ -84,12 +73,29 @@ pub(super) struct State {
     pub(super) addresses: Addresses,
     /// Something has changed that somebody may wait for.
     stirred: bool,
+    /// What is on its way.
+    pub(super) late: VecDeque<Late>,
+    /// Faults that have happened, by kind.
+    pub(super) tally: [u64; Fault::ALL.len()],
+    /// Waits in a row that had nothing to tell, while no call moved anything and the time stood still.
+    pub(super) waits_in_vain: u32,
+    pub(super) traced: bool,
 }
 
 impl State {
     pub(super) fn new(config: Config) -> Self {
-        let addresses = Addresses::default();
-        Self { clock: 0, config, table: Vec::new(), connections: Vec::new(), addresses, stirred: false }
+        Self {
+            clock: 0,
+            config,
+            table: Vec::new(),
+            connections: Vec::new(),
+            addresses: Addresses::default(),
+            stirred: false,
+            late: VecDeque::new(),
+            tally: [0; Fault::ALL.len()],
+            waits_in_vain: 0,
+            traced: std::env::var_os("GAIO_SIM_TRACE").is_some(),
+        }
     }
 
     pub(super) fn take_stir(&mut self) -> bool {
@@ -102,8 +108,11 @@ impl State {
     }
 
     pub(super) fn advance_to(&mut self, time: u64) {
-        self.clock = self.clock.max(time);
-        self.stirred = true;
+        if time > self.clock {
+            self.clock = time;
+            self.waits_in_vain = 0;
+            self.stirred = true;
+        }
     }
 
     pub(super) fn open_descriptors(&self) -> usize {
@@ -118,12 +127,19 @@ impl State {
     pub(super) fn open(&mut self, object: Object) -> Result<Descriptor, Errno> {
         self.has_descriptor()?;
         let entry = Entry { object, registration: None, pended: [false; 2] };
-        Ok(occupy(&mut self.table, entry))
+        let numbers = self.table.len();
+        let descriptor = occupy(&mut self.table, entry);
+        if descriptor < numbers {
+            self.count(Fault::NumberReused);
+        }
+        Ok(descriptor)
     }
 
     pub(super) fn close(&mut self, descriptor: Descriptor) {
         self.forget(descriptor);
         let Some(entry) = self.table[descriptor].take() else { return };
+        self.late.retain(|late| *late != Late::Answers(descriptor));
+        self.trace("Close", Some(descriptor), ());
         match entry.object {
             Object::End(end) => self.close_end(end),
             Object::Listener(listener) => self.close_listener(listener),
@@ -143,16 +159,23 @@ impl State {
     fn entry(&mut self, descriptor: Descriptor) -> &mut Entry {
         self.table[descriptor].as_mut().expect("an open descriptor: its handle is alive")
     }
+
+    /// Was the last attempt in this direction held back (`pending_first`)?
+    pub(super) fn pended(&mut self, descriptor: Descriptor, index: usize) -> &mut bool {
+        &mut self.entry(descriptor).pended[index]
+    }
 }
 
 /// Registrations and edges.
 impl State {
     pub(super) fn register(&mut self, selector: Descriptor, descriptor: Descriptor, token: u64) -> Result<(), Errno> {
-        let entry = self.entry(descriptor);
-        if entry.registration.is_some() {
+        if self.entry(descriptor).registration.is_some() {
             return Err(Errno::EXIST);
         }
-        entry.registration = Some(Registration { selector, token, queued: false });
+        if !matches!(self.object(descriptor), Object::Waker { .. }) {
+            self.permit(Verb::Register, Some(descriptor), 0)?;
+        }
+        self.entry(descriptor).registration = Some(Registration { selector, token, queued: false });
         self.raise(descriptor);
         Ok(())
     }
@@ -170,13 +193,23 @@ impl State {
     /// Ends a registration, and takes back the event that is not fetched.
     fn forget(&mut self, descriptor: Descriptor) {
         let Some(registration) = self.entry(descriptor).registration.take() else { return };
+        self.late.retain(|late| *late != Late::Edge(descriptor));
         if let Object::Selector(queue) = self.object(registration.selector) {
             queue.retain(|queued| *queued != descriptor);
         }
     }
 
-    /// An edge: queues an event, unless one is queued.
+    /// An edge. It may be late, but a waker's.
     pub(super) fn raise(&mut self, descriptor: Descriptor) {
+        let Some(registration) = &self.entry(descriptor).registration else { return };
+        let may_be_late = !registration.queued && !matches!(self.object(descriptor), Object::Waker { .. });
+        if !(may_be_late && self.puts_off(Late::Edge(descriptor))) {
+            self.raise_now(descriptor);
+        }
+    }
+
+    /// An edge: queues an event, unless one is queued.
+    pub(super) fn raise_now(&mut self, descriptor: Descriptor) {
         let Some(registration) = &mut self.entry(descriptor).registration else { return };
         if std::mem::replace(&mut registration.queued, true) {
             return;
@@ -198,11 +231,20 @@ impl State {
             registration.queued = false;
             if !bits.is_empty() {
                 out.push(Readiness { token: registration.token, bits });
+                self.waits_in_vain = 0;
+                self.note_fin(descriptor);
             }
         }
     }
 
-    fn mask(&mut self, descriptor: Descriptor) -> Bits {
+    /// Counts an event that tells of bytes and of the end behind them.
+    fn note_fin(&mut self, descriptor: Descriptor) {
+        if self.on_connection(descriptor, Connection::has_fin_behind_data) == Ok(true) {
+            self.count(Fault::FinWithData);
+        }
+    }
+
+    pub(super) fn mask(&mut self, descriptor: Descriptor) -> Bits {
         let readable = |is: bool| if is { Bits::READABLE } else { Bits::NONE };
         match self.object(descriptor) {
             Object::Waker { raised } => readable(*raised),
@@ -213,27 +255,6 @@ impl State {
             }
             Object::Selector(_) | Object::Reserve => Bits::NONE,
         }
-    }
-
-    /// Every call asks here whether it may go on, and is answered with this error if not: the one place where the world
-    /// interferes. Whoever is answered EAGAIN although it could succeed has its edge at once.
-    pub(super) fn permit(&mut self, verb: Verb, descriptor: Option<Descriptor>) -> Result<(), Errno> {
-        let (index, bit) = match verb {
-            Verb::Recv | Verb::Peek | Verb::Accept => (0, Bits::READABLE),
-            Verb::Send | Verb::Connected => (1, Bits::WRITABLE),
-            Verb::Connect => return Ok(()),
-        };
-        let Some(descriptor) = descriptor.filter(|_| self.config.pending_first) else { return Ok(()) };
-        if !self.mask(descriptor).contains(bit) {
-            return Ok(());
-        }
-        let pended = &mut self.entry(descriptor).pended[index];
-        *pended = !*pended;
-        if *pended {
-            self.raise(descriptor);
-            return Err(Errno::AGAIN);
-        }
-        Ok(())
     }
 }
 

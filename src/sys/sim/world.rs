@@ -9,53 +9,14 @@ use std::time::Duration;
 
 use super::super::{Errno, ListenOptions};
 use super::addresses::Name;
+use super::config::Config;
 use super::connection::{Connection, Side};
+use super::faults::Fault;
 use super::peer::Peer;
 use super::remote::Remote;
 use super::socket::Socket;
 use super::state::{Descriptor, State};
 use crate::sync::{Condvar, Mutex, MutexGuard};
-
-/// What happens when a selector has nothing to report and waits for a deadline.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Clock {
-    /// The others go first, then the clock jumps to the deadline. With one thread: at once.
-    #[default]
-    Patient,
-    /// The clock jumps to the deadline, whatever the others are about to do. Under loom this explores deadlines that
-    /// expire at every point; a loop that always arms another would never end.
-    Eager,
-    /// Time passes by [`World::advance`] alone.
-    Manual,
-}
-
-/// The properties of a world. They may change while it runs.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Config {
-    /// Bytes that fit into one direction of a connection; one more is EAGAIN. A connection keeps what it was made with.
-    pub buffer: usize,
-    /// Answers EAGAIN to each attempt that could succeed, then gives an edge, then lets it succeed.
-    pub pending_first: bool,
-    /// Descriptors that may be open at once; one more is EMFILE.
-    pub descriptors: usize,
-    /// A TCP connect to a listener of this world with room is done at once; otherwise an edge tells, as on Linux.
-    pub connect_at_once: bool,
-    /// What happens to the time.
-    pub clock: Clock,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            buffer: 64 * 1024,
-            pending_first: false,
-            descriptors: usize::MAX,
-            connect_at_once: false,
-            clock: Clock::default(),
-        }
-    }
-}
 
 /// One simulated system. A clone is another handle to the same one.
 #[derive(Clone)]
@@ -277,7 +238,7 @@ impl World {
         let (descriptor, end) = self.shared.call(|state| {
             let connection = state.connect(connection(state.config.buffer));
             let descriptor = state.open_end(connection.end(Side::Near)).expect("a free descriptor");
-            (descriptor, connection.end(Side::Far))
+            (descriptor, state.peer_of(connection.end(Side::Far)))
         });
         (Socket::new(&self.shared, descriptor), Peer::new(&self.shared, end))
     }
@@ -338,7 +299,7 @@ impl World {
     ///
     /// `ConnectionRefused` if nobody listens there; `WouldBlock` if its backlog is full.
     pub fn connect(&self, addr: SocketAddr) -> io::Result<Peer> {
-        let end = self.shared.call(|state| state.peer_connects(&Name::Ip(addr)))?;
+        let end = self.shared.call(|state| state.peer_connects(&Name::Ip(addr)).map(|end| state.peer_of(end)))?;
         Ok(Peer::new(&self.shared, end))
     }
 
@@ -348,7 +309,9 @@ impl World {
     ///
     /// As [`World::connect`].
     pub fn connect_unix(&self, path: impl AsRef<Path>) -> io::Result<Peer> {
-        let end = self.shared.call(|state| state.peer_connects(&Name::Path(path.as_ref().into())))?;
+        let end = self
+            .shared
+            .call(|state| state.peer_connects(&Name::Path(path.as_ref().into())).map(|end| state.peer_of(end)))?;
         Ok(Peer::new(&self.shared, end))
     }
 
@@ -368,6 +331,13 @@ impl World {
     pub fn advance(&self, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.shared.call(|state| state.advance_to(state.clock.saturating_add(nanos)));
+    }
+
+    /// The faults that have happened so far, how often each.
+    #[must_use]
+    pub fn faults(&self) -> [(Fault, u64); Fault::ALL.len()] {
+        let tally = self.shared.lock().tally;
+        Fault::ALL.map(|fault| (fault, tally[fault as usize]))
     }
 
     /// How many descriptors are open: sockets, selectors, wakers and reserves. The ends that tests hold don't count.

@@ -1,0 +1,371 @@
+//! Everything around the loop: connections, listeners, timers, what is in flight, and what each event must be.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gaio::sim::{Dice, Fault, Socket, World};
+use gaio::{
+    Conn, DelegateErrorKind, Event, Lease, Limits, Listener, ListenerId, OpError, Outcome, SubmitErrorKind, Submitter,
+    TimerId,
+};
+
+use crate::foreign::Foreign;
+use crate::model::{Line, Op, Ticket, Times, input};
+use crate::ops::{self, Spec};
+
+/// A timer that was accepted.
+#[derive(Debug)]
+struct Alarm {
+    at: Duration,
+    name: Option<TimerId>,
+    cancelled: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Door {
+    /// `None` once it was dropped.
+    pub(crate) handle: Option<Listener<Ticket>>,
+    pub(crate) id: ListenerId,
+    pub(crate) addr: SocketAddr,
+    pub(crate) ended: bool,
+}
+
+pub(crate) struct Floor {
+    pub(crate) world: World,
+    submitter: Option<Submitter<Ticket>>,
+    pub(crate) limits: Limits,
+    pub(crate) dice: Dice,
+    pub(crate) lines: Vec<Line>,
+    pub(crate) doors: Vec<Door>,
+    pub(crate) ops: BTreeMap<usize, Op>,
+    alarms: BTreeMap<usize, Alarm>,
+    posts: BTreeMap<usize, ()>,
+    next: usize,
+    pub(crate) live: Arc<AtomicUsize>,
+    pub(crate) shut_down: bool,
+    /// Nothing is submitted any more.
+    pub(crate) calm: bool,
+    pub(crate) leases: Vec<Lease>,
+    /// Handed out so far.
+    pub(crate) events: usize,
+    traced: bool,
+}
+
+impl Floor {
+    pub(crate) fn new(world: World, submitter: Submitter<Ticket>, limits: Limits, dice: Dice) -> Self {
+        Self {
+            world,
+            submitter: Some(submitter),
+            limits,
+            dice,
+            lines: Vec::new(),
+            doors: Vec::new(),
+            ops: BTreeMap::new(),
+            alarms: BTreeMap::new(),
+            posts: BTreeMap::new(),
+            next: 0,
+            live: Arc::new(AtomicUsize::new(0)),
+            shut_down: false,
+            calm: false,
+            leases: Vec::new(),
+            events: 0,
+            traced: std::env::var_os("GAIO_SIM_TRACE").is_some(),
+        }
+    }
+
+    pub(crate) const fn submitter(&self) -> &Submitter<Ticket> {
+        self.submitter.as_ref().expect("until the end")
+    }
+
+    /// Lets go of everything of the loop's.
+    pub(crate) fn let_go(&mut self) {
+        self.submitter = None;
+        self.doors.clear();
+        self.leases.clear();
+        for line in &mut self.lines {
+            line.handles.clear();
+            line.detached = None;
+        }
+    }
+
+    /// Beside what the world says, if it is asked to.
+    pub(crate) fn say(&self, what: impl FnOnce() -> String) {
+        if self.traced {
+            eprintln!("{:>20} {}", "", what());
+        }
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        self.next += 1;
+        Ticket::new(self.next, &self.live)
+    }
+
+    pub(crate) fn happened(&self, faults: &[Fault]) -> bool {
+        self.world.faults().iter().any(|(fault, times)| *times > 0 && faults.contains(fault))
+    }
+
+    fn times(&self) -> Times {
+        Times {
+            now: self.world.now(),
+            shut_down: self.shut_down,
+            cuts: self.happened(&[Fault::Reset, Fault::ResetBehindData]),
+            refusals: self.happened(&[Fault::NotRegistered]),
+        }
+    }
+
+    /// What was accepted and has not come back.
+    pub(crate) fn outstanding(&self) -> usize {
+        self.ops.len() + self.alarms.len() + self.posts.len()
+    }
+
+    pub(crate) fn has_timers(&self) -> bool {
+        !self.alarms.is_empty() || !self.posts.is_empty()
+    }
+
+    pub(crate) fn has_no_posts(&self) -> bool {
+        self.posts.is_empty()
+    }
+
+    // --- connections ---
+
+    pub(crate) fn delegate(&mut self, unix: bool, leftover: usize) {
+        let (socket, peer) = if unix { self.world.unix_pair() } else { self.world.pair() };
+        let index = self.lines.len();
+        let mut line = Line::new(index, unix, peer);
+        line.sent = leftover;
+        self.lines.push(line);
+        let leftover: Vec<u8> = (0..leftover).map(|at| input(index, at)).collect();
+        self.hand_over(index, socket, leftover.into());
+    }
+
+    pub(crate) fn delegate_again(&mut self, index: usize) {
+        let line = &mut self.lines[index];
+        if line.outstanding > 0 {
+            return;
+        }
+        if let Some((socket, leftover)) = line.detached.take() {
+            (line.over, line.ending) = (false, false);
+            self.hand_over(index, socket, leftover);
+        }
+    }
+
+    fn hand_over(&mut self, index: usize, socket: Socket, leftover: Bytes) {
+        match self.submitter().delegate_with(socket, leftover) {
+            Ok(conn) => self.lines[index].handles.push(conn),
+            Err(error) => match error.kind {
+                DelegateErrorKind::Closed => assert!(self.shut_down),
+                DelegateErrorKind::TooMany => {
+                    assert!(self.submitter().counters().sessions as usize >= self.limits.sessions);
+                }
+                kind => panic!("{kind:?}"),
+            },
+        }
+    }
+
+    pub(crate) fn listen(&mut self) {
+        let (socket, addr) = self.world.listener();
+        match self.submitter().listen(socket) {
+            Ok(handle) => {
+                let id = handle.id();
+                self.doors.push(Door { handle: Some(handle), id, addr, ended: false });
+            }
+            Err(error) => assert!(self.shut_down && matches!(error.kind, DelegateErrorKind::Closed)),
+        }
+    }
+
+    /// Somebody connects to a listener.
+    pub(crate) fn knock(&mut self, door: usize) {
+        let Ok(peer) = self.world.connect(self.doors[door].addr) else { return };
+        let mut line = Line::new(self.lines.len(), false, peer);
+        (line.listener, line.accepted) = (Some(door), false);
+        self.lines.push(line);
+    }
+
+    // --- submissions ---
+
+    /// Submits an operation on one of the line's handles, from the loop's thread or from another.
+    pub(crate) fn submit(&mut self, index: usize, handle: usize, spec: Spec, foreign: Option<&Foreign>) {
+        let Some(conn) = self.lines[index].handles.get(handle).cloned() else { return };
+        self.submit_on(index, conn, spec, foreign);
+    }
+
+    pub(crate) fn submit_on(&mut self, index: usize, conn: Conn<Ticket>, spec: Spec, foreign: Option<&Foreign>) {
+        let (verb, bytes, identity) = (spec.verb(), spec.bytes(), spec.identity());
+        let deadline = spec.within.map(|time| self.world.now() + time);
+        let ticket = self.ticket();
+        let id = ticket.id;
+        self.say(|| format!("line {index}: {id} is {verb:?}, {} bytes, until {deadline:?}", bytes.len()));
+        let answer = match foreign {
+            Some(foreign) => foreign.run(move || spec.submit(&conn, ticket)),
+            None => spec.submit(&conn, ticket),
+        };
+        match answer {
+            Ok(name) => {
+                let op = Op { line: index, verb, len: bytes.len(), deadline, name, cancelled: false, identity };
+                self.lines[index].submitted(id, verb, bytes);
+                self.ops.insert(id, op);
+            }
+            Err(error) => {
+                assert_eq!(error.context.id, id);
+                let back = error.buffer.as_ref().map(crate::model::identity).unwrap_or_default();
+                assert!(identity.is_empty() || back == identity, "the buffer does not come back");
+                let right = match error.kind {
+                    SubmitErrorKind::Closed => self.shut_down,
+                    SubmitErrorKind::Full => foreign.is_some(),
+                    SubmitErrorKind::TooMany => !verb.ends() && self.is_at_a_limit(index),
+                    _ => false,
+                };
+                assert!(right, "{verb:?} was refused: {error:?}");
+            }
+        }
+    }
+
+    fn is_at_a_limit(&self, index: usize) -> bool {
+        let queued: usize = self.ops.values().map(|op| op.len).sum();
+        self.lines[index].outstanding >= self.limits.ops_per_conn as usize
+            || self.outstanding() >= self.limits.ops
+            || queued as u64 >= self.limits.write_bytes
+    }
+
+    pub(crate) fn post(&mut self, foreign: Option<&Foreign>) {
+        let ticket = self.ticket();
+        let (id, submitter) = (ticket.id, self.submitter().clone());
+        // A foreign one would wait for room in the ring.
+        let full = self.outstanding() + 1 >= self.limits.ring_slots;
+        let answer = match foreign {
+            Some(foreign) if !full => foreign.run(move || submitter.post(ticket)),
+            _ => submitter.post(ticket),
+        };
+        match answer {
+            Ok(()) => drop(self.posts.insert(id, ())),
+            Err(error) => self.refused(error.kind),
+        }
+    }
+
+    pub(crate) fn timer(&mut self, time: Duration, named: bool) {
+        let ticket = self.ticket();
+        let id = ticket.id;
+        let submitter = self.submitter().clone();
+        let (mut timer, mut name) = (submitter.timer(time), None);
+        if named {
+            let (with_name, given) = timer.named();
+            (timer, name) = (with_name, Some(given));
+        }
+        match timer.submit_with(ticket) {
+            Ok(()) => drop(self.alarms.insert(id, Alarm { at: self.world.now() + time, name, cancelled: false })),
+            Err(error) => self.refused(error.kind),
+        }
+    }
+
+    fn refused(&self, kind: SubmitErrorKind) {
+        let right = match kind {
+            SubmitErrorKind::Closed => self.shut_down,
+            SubmitErrorKind::TooMany => self.outstanding() >= self.limits.ops,
+            _ => false,
+        };
+        assert!(right, "refused: {kind:?}");
+    }
+
+    /// Cancels some operation of those that have a name.
+    pub(crate) fn cancel(&mut self) {
+        let named: Vec<usize> = self.ops.iter().filter(|(_, op)| op.name.is_some()).map(|(id, _)| *id).collect();
+        let Some(id) = self.pick(&named) else { return };
+        let op = self.ops.get_mut(&id).expect("it was in the list");
+        let (Some(name), Some(conn)) = (op.name, self.lines[op.line].handles.first()) else { return };
+        op.cancelled |= conn.cancel(name).is_ok();
+    }
+
+    pub(crate) fn cancel_timer(&mut self) {
+        let named: Vec<usize> = self.alarms.iter().filter(|(_, a)| a.name.is_some()).map(|(id, _)| *id).collect();
+        let Some(id) = self.pick(&named) else { return };
+        let Some(name) = self.alarms[&id].name else { return };
+        let cancelled = self.submitter().cancel_timer(name).is_ok();
+        self.alarms.get_mut(&id).expect("it was in the list").cancelled |= cancelled;
+    }
+
+    pub(crate) fn pick<T: Copy>(&mut self, of: &[T]) -> Option<T> {
+        if of.is_empty() { None } else { Some(of[self.dice.roll(of.len())]) }
+    }
+
+    // --- events ---
+
+    pub(crate) fn on_event(&mut self, event: Event<'_, Ticket>) {
+        self.events += 1;
+        self.say(|| format!("{event:?}"));
+        match event {
+            Event::Done { conn, context, outcome } => self.on_done(conn, &context, outcome),
+            Event::Accepted { conn, peer, listener } => self.on_accepted(conn, peer, listener),
+            Event::ListenerEnded { listener, error } => {
+                let refusals = self.happened(&[Fault::NotRegistered]);
+                let door = self.doors.iter_mut().find(|door| door.id == listener).expect("a listener of ours");
+                assert!(!std::mem::replace(&mut door.ended, true), "a listener ends once");
+                let right = if error.is_some() { refusals } else { self.shut_down || door.handle.is_none() };
+                assert!(right, "a listener ended: {error:?}");
+            }
+            Event::Posted(context) => self.posts.remove(&context.id).expect("a post completes once"),
+            Event::Timer { context, result } => {
+                let alarm = self.alarms.remove(&context.id).expect("a timer completes once");
+                let right = match result {
+                    Ok(()) => alarm.at <= self.world.now(),
+                    Err(OpError::Cancelled) => alarm.cancelled,
+                    Err(OpError::Aborted) => self.shut_down,
+                    Err(_) => false,
+                };
+                assert!(right, "a timer ended as {result:?}: {alarm:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn on_done(&mut self, conn: Conn<Ticket>, context: &Ticket, outcome: Outcome<'_>) {
+        let op = self.ops.remove(&context.id).expect("an operation completes once");
+        let times = self.times();
+        let line = &mut self.lines[op.line];
+        line.completed(context.id, &op, &outcome, times);
+        assert!(line.handles.iter().all(|handle| *handle == conn), "the handle of another connection");
+        match outcome {
+            Outcome::Detached(detached) => {
+                let bytes: Vec<u8> = (0..detached.leftover.len()).map(|n| input(op.line, line.read + n)).collect();
+                assert_eq!(detached.leftover, bytes);
+                line.handles.clear();
+                line.detached = Some((detached.socket, detached.leftover));
+                return;
+            }
+            Outcome::Leased(lease) if self.leases.len() < 4 => self.leases.push(lease),
+            _ => {}
+        }
+        if self.calm {
+            return;
+        }
+        // From within the batch, as users do: something new, one more handle, or nothing.
+        match self.dice.roll(4) {
+            0 => {
+                let body = match self.dice.roll(2) {
+                    0 => ops::random_read(&mut self.dice, 40),
+                    _ => ops::random_write(&mut self.dice, 40, None),
+                };
+                self.submit_on(op.line, conn, Spec { body, within: None, named: false }, None);
+            }
+            1 if !self.lines[op.line].over && self.lines[op.line].handles.len() < 3 => {
+                self.lines[op.line].handles.push(conn);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_accepted(&mut self, conn: Conn<Ticket>, peer: Option<SocketAddr>, listener: ListenerId) {
+        let door = self.doors.iter().position(|door| door.id == listener).expect("a listener of ours");
+        assert!(!self.doors[door].ended, "a connection behind the end of its listener");
+        let from = |line: &&mut Line| line.peer.as_ref().is_some_and(|own| own.local_addr() == peer);
+        // Its peer may be gone by now.
+        let Some(line) = self.lines.iter_mut().find(from) else { return };
+        assert!(line.listener == Some(door) && !std::mem::replace(&mut line.accepted, true), "accepted twice");
+        if !self.calm {
+            line.handles.push(conn);
+        }
+    }
+}
