@@ -116,7 +116,7 @@ impl<P: Protocol> Sessions<P> {
     // --- beginnings ---
 
     /// Makes a connection a session.
-    fn begin(&mut self, core: &mut Core<P>, newcomer: Newcomer<P>, connecting: bool) {
+    fn take_in(&mut self, core: &mut Core<P>, newcomer: Newcomer<P>, connecting: bool) {
         let Newcomer { socket, unix, state, leftover } = newcomer;
         let mut machine = Machine::new(state);
         if !leftover.is_empty() {
@@ -175,7 +175,7 @@ impl<P: Protocol> Sessions<P> {
         match sys::connect_tcp(address, &sys::StreamOptions::default()) {
             Ok((socket, connecting)) => {
                 let newcomer = Newcomer { socket, unix: false, state, leftover: bytes::Bytes::new() };
-                self.begin(core, newcomer, connecting == sys::Connecting::Pending);
+                self.take_in(core, newcomer, connecting == sys::Connecting::Pending);
             }
             Err(errno) => {
                 self.left();
@@ -195,7 +195,7 @@ impl<P: Protocol> Sessions<P> {
                     self.message(core, token, copy(&message));
                 }
             }
-            Command::Adopt(newcomer) => self.begin(core, *newcomer, false),
+            Command::Adopt(newcomer) => self.take_in(core, *newcomer, false),
             Command::Connect { address, state } => self.connect(core, address, *state),
             Command::Listen { socket, unix, lingers } => {
                 let phase = event_loop::listener::Phase::Ready;
@@ -304,12 +304,12 @@ impl<P: Protocol> event_loop::Face for Sessions<P> {
         target.sessions.fetch_add(1, Ordering::Relaxed);
         let newcomer = Newcomer { socket, unix, state, leftover: bytes::Bytes::new() };
         if Arc::ptr_eq(&target, &self.mail) {
-            self.begin(core, newcomer, false);
+            self.take_in(core, newcomer, false);
         } else if let Err((_, Command::Adopt(newcomer))) = target.send(Command::Adopt(Box::new(newcomer))) {
             // The other loop is behind, or at its end: this one serves.
             target.sessions.fetch_sub(1, Ordering::Relaxed);
             self.mail.sessions.fetch_add(1, Ordering::Relaxed);
-            self.begin(core, *newcomer, false);
+            self.take_in(core, *newcomer, false);
         }
     }
 
