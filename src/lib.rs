@@ -1,5 +1,12 @@
-//! A proactor for Linux sockets: hand a connection to an event loop for good, submit reads and writes from any thread,
-//! take their completions in batches.
+//! An event loop for Linux sockets, with two faces.
+//!
+//! | face | a connection is | your code | begin with |
+//! |---|---|---|---|
+//! | **proactor** | a handle, [`Conn`], for any thread | takes completions in batches | this page; from Go's gaio: [`migration`] |
+//! | **typed sessions** | a state machine, a [`Protocol`] | is called with whole frames and messages | the [`guide`] |
+//!
+//! Both stand on one loop. The proactor: hand a connection to it for good, submit reads and writes from any thread, take
+//! their completions in batches.
 //!
 //! ```text
 //!   your threads                         the loop thread
@@ -10,8 +17,8 @@
 //!   Watcher::wait ◄──────── mailbox ◄─── publishes completions in batches
 //! ```
 //!
-//! No thread, no stack and no read buffer per connection; no async runtime; no callback. A completion is a value, and
-//! what to do about it is up to a loop of yours.
+//! No thread, no stack and no read buffer per connection; no async runtime. A completion is a value, and what to do about
+//! it is up to a loop of yours.
 //!
 //! # An echo server, spawned
 //!
@@ -103,6 +110,46 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # A server of typed sessions
+//!
+//! One loop per thread; each connection is a value that says what it waits for, and becomes the next state when that has
+//! come. The [`guide`] goes on from here.
+//!
+//! ```
+//! use std::io::{Read, Write};
+//! use std::time::Duration;
+//!
+//! use gaio::{Expect, Io, Next, Protocol, Server};
+//!
+//! struct Echo;
+//!
+//! impl Protocol for Echo {
+//!     type Message = ();
+//!
+//!     fn expects(&self) -> Expect {
+//!         Expect::any().idle_within(Duration::from_secs(60))
+//!     }
+//!
+//!     fn on_frame(self, bytes: &[u8], io: &mut Io<'_, Self>) -> Next<Self> {
+//!         io.write(bytes);
+//!         Next::Become(self)
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = Server::bind("127.0.0.1:0")?.loops(2).serve(|_peer| Echo)?;
+//! let mut peer = std::net::TcpStream::connect(server.local_addr().unwrap())?;
+//! peer.write_all(b"hello")?;
+//! let mut answer = [0; 5];
+//! peer.read_exact(&mut answer)?;
+//! assert_eq!(&answer, b"hello");
+//! # drop(peer);
+//!
+//! server.shutdown(Duration::from_secs(1));
+//! server.join()?;
+//! # Ok(()) }
+//! ```
+//!
 //! # Words
 //!
 //! | word | what it is |
@@ -120,6 +167,9 @@
 //! | batch | completions published together: [`Batch`] |
 //! | arena | the memory of a batch's pooled reads |
 //! | release, close | to end a session now, or gracefully |
+//! | protocol, state | a typed session's state machine, [`Protocol`]; a value of that type |
+//! | frame | what a state waits for, whole: [`Expect`] |
+//! | message | what others send to a typed session, by its [`Address`] or its group |
 //! | shutdown | to end the loop |
 //!
 //! # Guarantees
@@ -148,7 +198,12 @@
 //! 9. No allocation per operation in the steady state.
 //! 10. Everything has a limit, and most of them can be changed while the loop runs: see [`Limits`].
 //! 11. A panic in user code on a loop's thread (the `Drop` of a payload) ends a spawned loop in order, as
-//!     [`WaitError::LoopFailed`]; from an embedded loop it unwinds through `turn`.
+//!     [`WaitError::LoopFailed`]; from an embedded loop it unwinds through `turn`. A panic in a callback of a typed session
+//!     ends that session alone, as [`End::Panicked`].
+//!
+//! What is said of operations holds for typed sessions in their terms: [`Protocol::on_end`] is called once, frames and one
+//! sender's messages come in order, a peer that does not read is not read from, an idle session holds no buffer, and the
+//! limits are [`SessionLimits`].
 //!
 //! # Which read?
 //!
@@ -238,6 +293,8 @@
 //! | listening at an address | [`DelegateErrorKind`] | why |
 //! | in an [`Event::Connected`] | [`ConnectError`] | why, and what each address said |
 //! | waiting | [`WaitError`] | there will be no more batches, and why |
+//! | sending a message | [`SendError`] | why, the message |
+//! | the end of a typed session | [`End`] | why |
 //!
 //! An end of stream is no error: it is [`Outcome::Eof`].
 //!

@@ -1,7 +1,7 @@
 //! Addresses: where messages to a session are sent, by anybody.
 //!
 //! An address names a session of one loop by its token, which carries a generation: a message to a session that has
-//! ended reaches nobody, never the one that came after it. It holds the way into the loop, not the session: sessions end
+//! ended reaches nobody, never the one that came after it (T8). It holds the way into the loop, not the session: sessions end
 //! whether anybody has their address or not.
 
 use std::fmt;

@@ -3,7 +3,7 @@
 //! Finding a frame is a pure function of the bytes and of how far they were looked at before ([`Seen`]): no byte is
 //! scanned twice, so a frame that arrives byte by byte costs as much as one that arrives whole. A frame that cannot
 //! become valid is refused as soon as that is certain: a length field is believed only up to the limit, and a delimiter
-//! that does not come is not waited for beyond it.
+//! that does not come is not waited for beyond it (T4, T5).
 //!
 //! Checked by the tests below, by "every fragmentation of this input" in `gaio::testkit`, and by the session tests.
 

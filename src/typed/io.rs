@@ -1,7 +1,7 @@
 //! What a callback may do besides choosing the next state: write, set timers, name itself, open connections.
 //!
 //! Everything here is only noted down. The loop (or the test bench) carries it out when the callback has returned, so a
-//! callback never runs inside another, and a protocol that is driven by hand behaves as it does on a loop.
+//! callback never runs inside another (T3), and a protocol that is driven by hand behaves as it does on a loop.
 
 use std::net::SocketAddr;
 use std::time::Duration;

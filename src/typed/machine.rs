@@ -12,11 +12,11 @@
 //! A panic of a callback passes through here: the loop catches it, and ends the session; in a test it is the test's.
 //!
 //! Invariants:
-//! 1. `state` is `None` only while a callback runs, after one has panicked, and once `on_end` has it.
-//! 2. With a fate decided no callback follows but `on_end`, which is called once.
-//! 3. Input is consumed only by frames; while reading is paused (output above the high-water mark, or a state that
-//!    expects nothing) it waits here or in the system.
-//! 4. `due` is when the time limit of the frame or of the state is over, if there is one.
+//! - T1: `state` is `None` only while a callback runs, after one has panicked, and once `on_end` has it.
+//! - T2: With a fate decided no callback follows but `on_end`, which is called once.
+//! - T4, T7: Input is consumed only by frames; while reading is paused (output above the high-water mark, or a state that
+//!   expects nothing) it waits here or in the system.
+//! - T9: `due` is when the time limit of the frame or of the state is over, if there is one.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;

@@ -3,7 +3,7 @@
 //! While callbacks run, what they write is gathered; at the end of the step all of it goes out in one `sendmsg`. What
 //! the system does not take becomes the session's backlog. Small writes are copied behind one another; shared bytes are
 //! kept as they are; a slice of the very input that is being handed over is kept as a range of it, and copied only if it
-//! has to outlive the input.
+//! has to outlive the input (T6).
 
 use std::collections::VecDeque;
 use std::io::IoSlice;

@@ -40,6 +40,45 @@ pub(crate) enum Tried {
     Spent,
 }
 
+/// How far a write has come.
+enum Sent {
+    All,
+    Waits,
+    Spent,
+    Failed(Errno),
+}
+
+/// Sends what is left of a write, until all is out, the system takes no more, or the budget is spent.
+#[inline(always)]
+fn send_rest<C>(pending: &mut Pending<C>, turn: &mut Turn<'_>, len: usize) -> Sent {
+    while pending.done < len {
+        if turn.budget.is_spent() {
+            return Sent::Spent;
+        }
+        let verb = if let Body::WriteMany(..) = pending.body {
+            turn.session.send(&pending.body.slices(pending.done, turn.budget.bytes))
+        } else {
+            let rest = &pending.body.bytes()[pending.done..];
+            turn.session.send(&[IoSlice::new(&rest[..rest.len().min(turn.budget.bytes)])])
+        };
+        match verb {
+            Verb::Moved(n) => {
+                pending.done += n;
+                turn.budget.moved(n);
+            }
+            Verb::Pending => return Sent::Waits,
+            Verb::Failed(Errno::NOBUFS | Errno::NOMEM) => {
+                turn.session.wait_for_retry();
+                turn.timers.arm(sys::now() + RETRY, Timer::Retry(turn.key.token()));
+                return Sent::Waits;
+            }
+            Verb::Failed(errno) => return Sent::Failed(errno),
+            Verb::Eof => unreachable!("a send has no end of stream"),
+        }
+    }
+    Sent::All
+}
+
 impl<C> Proactor<C> {
     /// Moves one session on: writes first, since they free what the peer waits for, and may turn into reads.
     #[inline]
@@ -114,33 +153,14 @@ impl<C> Proactor<C> {
             return self.end_output(turn);
         }
         let len = pending.body.len();
-        while pending.done < len {
-            if turn.budget.is_spent() {
-                return Tried::Spent;
-            }
-            let verb = if let Body::WriteMany(..) = pending.body {
-                turn.session.send(&pending.body.slices(pending.done, turn.budget.bytes))
-            } else {
-                let rest = &pending.body.bytes()[pending.done..];
-                turn.session.send(&[IoSlice::new(&rest[..rest.len().min(turn.budget.bytes)])])
-            };
-            match verb {
-                Verb::Moved(n) => {
-                    pending.done += n;
-                    turn.budget.moved(n);
-                }
-                Verb::Pending => return Tried::Waits,
-                Verb::Failed(Errno::NOBUFS | Errno::NOMEM) => {
-                    turn.session.wait_for_retry();
-                    turn.timers.arm(sys::now() + RETRY, Timer::Retry(turn.key.token()));
-                    return Tried::Waits;
-                }
-                Verb::Failed(errno) => {
-                    turn.session.set(Flags::BROKEN);
-                    self.fail_write(turn, OpError::Os(errno.into()));
-                    return Tried::Gone;
-                }
-                Verb::Eof => unreachable!("a send has no end of stream"),
+        match send_rest(pending, turn, len) {
+            Sent::All => {}
+            Sent::Waits => return Tried::Waits,
+            Sent::Spent => return Tried::Spent,
+            Sent::Failed(errno) => {
+                turn.session.set(Flags::BROKEN);
+                self.fail_write(turn, OpError::Os(errno.into()));
+                return Tried::Gone;
             }
         }
         self.written += len as u64;
