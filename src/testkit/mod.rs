@@ -19,7 +19,7 @@ use crate::typed::address::{Address, Post, SendError};
 use crate::typed::expect::{Expect, Seen};
 use crate::typed::io::Effect;
 use crate::typed::limits::SessionLimits;
-use crate::typed::machine::{self, Doom, Fate, Machine, worse};
+use crate::typed::machine::{self, Doom, Fate, Machine};
 use crate::typed::output::Output;
 use crate::typed::protocol::{End, Protocol};
 
@@ -68,6 +68,10 @@ pub struct Bench<P: Protocol> {
     connects: Vec<(SocketAddr, P)>,
     groups: Vec<u64>,
     blocked: bool,
+    /// Bytes have arrived that were not looked at.
+    news: bool,
+    /// The peer has ended its output.
+    eof: bool,
     end: Option<End>,
 }
 
@@ -100,6 +104,8 @@ impl<P: Protocol> Bench<P> {
             connects: Vec::new(),
             groups: Vec::new(),
             blocked: false,
+            news: false,
+            eof: false,
             end: None,
         };
         let opened = new.machine.guarded(&mut new.bench, 1, P::on_open);
@@ -159,7 +165,7 @@ impl<P: Protocol> Bench<P> {
         Address::new(self.letters.clone(), 1)
     }
 
-    /// Bytes arrive, in one piece.
+    /// Bytes arrive, in one piece. Where the session pauses they wait.
     pub fn receive(&mut self, bytes: &[u8]) {
         if self.end.is_some() || bytes.is_empty() {
             return;
@@ -169,27 +175,31 @@ impl<P: Protocol> Bench<P> {
         } else {
             self.machine.keep(&mut self.bench, bytes, Seen::default());
         }
-        self.feed();
+        self.news = true;
+        self.after(Ok(()));
     }
 
-    fn feed(&mut self) {
-        if self.end.is_some() || !self.machine.wants_input() {
-            return;
-        }
+    /// Hands over the frames that are there.
+    fn feed(&mut self) -> Result<(), Doom> {
+        self.news = false;
         let Self { machine, bench, written, blocked, .. } = self;
-        let Some(mut partial) = machine.partial.take() else { return };
+        let Some(mut partial) = machine.partial.take() else { return Ok(()) };
         let (consumed, fed) = machine.feed(bench, 1, &partial.bytes, &mut partial.seen, &mut { u32::MAX });
         settle(machine, bench, &partial.bytes, *blocked, written);
         machine.put_back(bench, partial, consumed);
-        self.after(fed);
+        fed
     }
 
-    /// The peer ends its output.
+    /// The peer ends its output. Told behind all frames: where the session pauses, it waits.
     pub fn eof(&mut self) {
-        if self.end.is_none() {
-            let ended = self.machine.eof(&mut self.bench, 1);
-            self.after(ended);
-        }
+        self.eof = true;
+        self.after(Ok(()));
+    }
+
+    /// Input that has arrived and was not consumed: of a session that has left, what goes with the socket.
+    #[must_use]
+    pub fn unread(&self) -> &[u8] {
+        self.machine.partial.as_ref().map_or(&[], |partial| &partial.bytes)
     }
 
     /// A message arrives.
@@ -217,14 +227,7 @@ impl<P: Protocol> Bench<P> {
     /// While blocked the peer takes no output: it is queued, and the water marks count.
     pub fn block(&mut self, blocked: bool) {
         self.blocked = blocked;
-        let drained = if blocked || self.end.is_some() { Ok(()) } else { self.flush() };
-        self.after(drained);
-        self.feed();
-    }
-
-    fn flush(&mut self) -> Result<(), Doom> {
-        settle(&mut self.machine, &mut self.bench, &[], self.blocked, &mut self.written);
-        self.machine.drained(&mut self.bench, 1)
+        self.after(Ok(()));
     }
 
     /// Time passes. Timers and time limits come in their order.
@@ -247,11 +250,32 @@ impl<P: Protocol> Bench<P> {
         self.bench.now = self.bench.now.max(until);
     }
 
-    /// Carries out what callbacks asked for, and settles how it goes on.
+    /// Carries out what callbacks asked for, and goes on as far as it goes, in the loop's order: output, room for more of
+    /// it, input, its end.
     fn after(&mut self, mut called: Result<(), Doom>) {
-        if self.end.is_some() {
-            return;
+        while self.end.is_none() {
+            self.carry_out();
+            if let Err(doom) = called {
+                return self.finish(*doom);
+            }
+            let Self { machine, bench, written, blocked, .. } = self;
+            settle(machine, bench, &[], *blocked, written);
+            called = if machine.is_drained(bench) {
+                machine.drained(bench, 1)
+            } else if !machine.wants_input() || machine.eof_told {
+                return;
+            } else if (self.news || machine.is_unfed()) && machine.partial.is_some() {
+                self.feed()
+            } else if self.eof {
+                machine.eof_told = true;
+                machine.eof(bench, 1)
+            } else {
+                return;
+            };
         }
+    }
+
+    fn carry_out(&mut self) {
         for effect in std::mem::take(&mut self.bench.effects) {
             match effect {
                 Effect::Timer { name, time } => {
@@ -267,25 +291,18 @@ impl<P: Protocol> Bench<P> {
                 Effect::Leave { group } => self.groups.retain(|joined| *joined != group),
             }
         }
-        if called.is_ok() {
-            let flushed = self.flush();
-            called = worse(called, flushed);
-        }
-        let end = match called {
-            Ok(()) => {
-                return if self.machine.is_unfed() && self.machine.wants_input() {
-                    self.feed()
-                };
-            }
-            Err(doom) => match *doom {
-                Fate::Close => End::Closed,
-                Fate::Leave(_) => End::Left,
-                Fate::End(end) => end,
-            },
+    }
+
+    fn finish(&mut self, fate: Fate) {
+        let end = match fate {
+            Fate::Close => End::Closed,
+            Fate::Leave(_) => End::Left,
+            Fate::End(end) => end,
         };
         if matches!(end, End::Closed | End::Left) {
             settle(&mut self.machine, &mut self.bench, &[], false, &mut self.written);
         }
+        self.groups.clear();
         self.machine.end(&end);
         self.end = Some(end);
     }
