@@ -18,16 +18,15 @@
 #![expect(clippy::print_stdout, reason = "where it listens is its output")]
 
 use std::error::Error;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
 
 use gaio::{
-    Batch, Conn, EmbeddedWatcher, Event, Expect, Io, Next, Op, Options, Outcome, Payload, Protocol, Server,
-    SubmitError, SubmitErrorKind, Submitter, WaitError, Watcher,
+    Batch, Conn, EmbeddedWatcher, Event, Expect, Io, ListenOptions, Listener, Next, Op, Options, Outcome, Payload,
+    Protocol, Server, SubmitError, SubmitErrorKind, Submitter, WaitError, Watcher,
 };
-use rustix::net::{AddressFamily, SocketType, sockopt};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -91,19 +90,6 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
         }
     }
     Ok(parsed)
-}
-
-/// A listener with a backlog that holds a burst, whose connections send small messages at once (accepted ones inherit
-/// TCP_NODELAY). With `shared`, several of them may have the same port.
-fn bind(address: SocketAddr, shared: bool) -> std::io::Result<TcpListener> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
-    sockopt::set_socket_reuseaddr(&socket, true)?;
-    sockopt::set_socket_reuseport(&socket, shared)?;
-    sockopt::set_tcp_nodelay(&socket, true)?;
-    rustix::net::bind(&socket, &address)?;
-    rustix::net::listen(&socket, 4096)?;
-    Ok(socket.into())
 }
 
 impl Settings {
@@ -192,14 +178,21 @@ fn typed(arguments: &Arguments, mut signals: Signals) -> Result<(), Box<dyn Erro
 /// One loop and the thread that takes its batches.
 struct Running {
     submitter: Submitter,
+    listener: Listener,
     thread: thread::JoinHandle<()>,
 }
 
-fn spawned(settings: Settings, options: Options, listener: TcpListener) -> Result<Running, Box<dyn Error>> {
+/// Where each loop listens: several of them may have one port, and the system deals the connections out.
+#[derive(Clone, Copy)]
+struct Place {
+    address: SocketAddr,
+    options: ListenOptions,
+}
+
+fn spawned(settings: Settings, options: Options, place: Place) -> Result<Running, Box<dyn Error>> {
     let (mut watcher, submitter) = Watcher::spawn(options)?;
-    let guard = submitter.listen(listener)?;
+    let listener = submitter.listen_on(place.address, &place.options)?;
     let thread = thread::spawn(move || {
-        let _guard = guard;
         loop {
             match watcher.wait() {
                 Ok(batch) => settings.serve_batch(batch),
@@ -207,20 +200,20 @@ fn spawned(settings: Settings, options: Options, listener: TcpListener) -> Resul
             }
         }
     });
-    Ok(Running { submitter, thread })
+    Ok(Running { submitter, listener, thread })
 }
 
-fn embedded(settings: Settings, options: Options, listener: TcpListener) -> Result<Running, Box<dyn Error>> {
+fn embedded(settings: Settings, options: Options, place: Place) -> Result<Running, Box<dyn Error>> {
     let (ready, started) = std::sync::mpsc::channel();
     let thread = thread::spawn(move || {
         let made = EmbeddedWatcher::new(options).map_err(|error| error.to_string()).and_then(|(watcher, submitter)| {
-            let guard = submitter.listen(listener).map_err(|error| error.to_string())?;
-            Ok((watcher, submitter, guard))
+            let listener = submitter.listen_on(place.address, &place.options).map_err(|error| error.to_string())?;
+            Ok((watcher, submitter, listener))
         });
-        let (mut watcher, _guard) = match made {
-            Ok((watcher, submitter, guard)) => {
-                let _ = ready.send(Ok(submitter));
-                (watcher, guard)
+        let mut watcher = match made {
+            Ok((watcher, submitter, listener)) => {
+                let _ = ready.send(Ok((submitter, listener)));
+                watcher
             }
             Err(error) => return drop(ready.send(Err(error))),
         };
@@ -231,7 +224,8 @@ fn embedded(settings: Settings, options: Options, listener: TcpListener) -> Resu
             }
         }
     });
-    Ok(Running { submitter: started.recv()??, thread })
+    let (submitter, listener) = started.recv()??;
+    Ok(Running { submitter, listener, thread })
 }
 
 fn report(ended: WaitError) {
@@ -246,25 +240,27 @@ fn main() -> Result<(), Box<dyn Error>> {
     if arguments.mode == Mode::Typed {
         return typed(&arguments, signals);
     }
-    let mut address = arguments.listen;
+    let mut place = Place { address: arguments.listen, options: ListenOptions::default() };
+    place.options.reuse_port = arguments.watchers > 1;
     let mut loops = Vec::new();
     for i in 0..arguments.watchers {
-        let listener = bind(address, arguments.watchers > 1)?;
-        address = listener.local_addr()?;
         let mut options = Options::default().name(format!("echo-{i}"));
         if let Some(cpu) = arguments.pin {
             options = options.pin_to(cpu + i);
         }
         let start = if arguments.mode == Mode::Embedded { embedded } else { spawned };
-        loops.push(start(arguments.settings, options, listener)?);
+        let running = start(arguments.settings, options, place)?;
+        // The first may choose a port, the others share it.
+        place.address = running.listener.local_addr().unwrap_or(place.address);
+        loops.push(running);
     }
-    println!("listening on {address}");
+    println!("listening on {}", place.address);
     signals.forever().next();
     // What has been read is answered, then everything ends.
     for running in &loops {
         running.submitter.shutdown(Duration::from_secs(1));
     }
-    for Running { submitter, thread } in loops {
+    for Running { submitter, thread, .. } in loops {
         thread.join().map_err(|_| "a serving thread panicked")?;
         let shed = submitter.counters().shed;
         if shed > 0 {

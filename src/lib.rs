@@ -158,6 +158,7 @@
 //! | loop thread | the only thread that touches descriptors: the watcher's own, or the caller of `turn` |
 //! | turn | one pass of the loop, from a park to a publish |
 //! | delegate | to give a connection to a loop, for good: [`Submitter::delegate`], or [`Submitter::listen`] for many |
+//! | connect, listen | to let the loop make them: [`Submitter::connect`], [`Submitter::listen_on`] |
 //! | session | the loop's state of one connection |
 //! | conn | a handle to it, [`Conn`]: cloneable, usable from any thread |
 //! | operation | something to be done on a connection: [`Op`]. Submitted and accepted, it is *in flight* |
@@ -250,6 +251,7 @@
 //! | a connection, gracefully | drop the last handle, or [`Conn::close`] | reads: [`OpError::Released`]; queued writes go out |
 //! | a connection, now | [`Conn::release`] | complete as `Released` |
 //! | accepting | drop the [`Listener`] | connections accepted before are still handed out |
+//! | a connect | [`Submitter::cancel_connect`] | [`OpError::Cancelled`] |
 //! | a loop | [`Submitter::shutdown`] | queued writes go out within the grace; the rest: [`OpError::Aborted`] |
 //! | a loop, now | drop the watcher | dropped, buffers and contexts once each |
 //!
@@ -264,7 +266,7 @@
 //!
 //! | limit | unit | default | beyond it |
 //! |---|---|---|---|
-//! | [`sessions`](Limits::sessions) | connections per loop | 65 536 | `delegate` is refused, an accepted one closed |
+//! | [`sessions`](Limits::sessions) | connections per loop | 65 536 | `delegate` and `connect` are refused, an accepted one closed |
 //! | [`ops_per_conn`](Limits::ops_per_conn) | operations in flight per connection | 1 024 | `TooMany` |
 //! | [`ops`](Limits::ops) | operations in flight per loop | 1 048 576 | `TooMany` |
 //! | [`write_bytes`](Limits::write_bytes) | bytes queued before this write, per loop | 256 MiB | `TooMany` |
@@ -288,6 +290,8 @@
 //! | submitting | [`SubmitError`] | why, the context, the buffer |
 //! | delegating, listening | [`DelegateError`] | why, the socket |
 //! | in a completion | [`Failure`], with an [`OpError`] | why, which half of a linked one, bytes moved, the buffer |
+//! | listening at an address | [`DelegateErrorKind`] | why |
+//! | in an [`Event::Connected`] | [`ConnectError`] | why, and what each address said |
 //! | waiting | [`WaitError`] | there will be no more batches, and why |
 //! | sending a message | [`SendError`] | why, the message |
 //! | the end of a typed session | [`End`] | why |
@@ -314,19 +318,20 @@ pub mod testkit;
 mod typed;
 mod watcher;
 
-pub use error::{DelegateError, DelegateErrorKind, OpError, SubmitError, SubmitErrorKind, WaitError};
+pub use error::{ConnectError, DelegateError, DelegateErrorKind, OpError, SubmitError, SubmitErrorKind, WaitError};
 pub use event_loop::counters::Snapshot;
 pub use limits::{Limits, LimitsError, Options};
-pub use sys::Socket;
 #[cfg(any(loom, gaio_sim))]
 pub use sys::sim;
+pub use sys::{ListenOptions, Socket, StreamOptions};
 pub use typed::{
     Address, Decode, End, Expect, Hub, Io, LengthField, Next, Protocol, SendError, SendErrorKind, Server,
     ServerBuilder, SessionLimits, SessionLoop, TimeLimit, Unserved,
 };
 pub use watcher::{
-    Batch, Conn, Detached, EmbeddedWatcher, Event, Failure, Half, Lease, Listener, ListenerId, NewTimer, NextTurn, Op,
-    OpId, Outcome, Payload, Pollable, Single, Spendable, Submitter, TimerId, Watcher, Write,
+    Batch, Conn, ConnectId, Destination, Detached, EmbeddedWatcher, Event, Failure, Half, Lease, Listener, ListenerId,
+    NewConnect, NewTimer, NextTurn, Op, OpId, Outcome, Payload, Pollable, Single, Spendable, Submitter, TimerId,
+    Watcher, Write,
 };
 
 /// The README's example has to compile.

@@ -18,8 +18,8 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Connections one loop holds at once; `delegate` beyond it is refused with `TooMany`, an accepted one is closed
-    /// and counted. Lowered, it closes none of those there are. Default 65 536.
+    /// Connections one loop holds at once, with those under way; `delegate` and `connect` beyond it are refused with
+    /// `TooMany`, an accepted one is closed and counted. Lowered, it closes none of those there are. Default 65 536.
     pub sessions: usize,
     /// Operations in flight per connection, from submission to the moment their completion is handed out; one more is
     /// refused with `TooMany`. Close and release are always let through. Default 1 024.

@@ -79,18 +79,20 @@ fn while_it_is_closed_and_when_it_is_gone<D: Drive>() {
         let mut rig = Rig::<D>::with(|limits| limits.close_within = LONG);
         let (conn, mut peer) = rig.connect(net);
         conn.write(vec![7; HUGE]).submit_with(1).unwrap();
-        conn.close().submit_with(2).unwrap();
-        conn.into_fd().submit_with(3).unwrap();
+        conn.into_fd().submit_with(2).unwrap();
+        conn.close().submit_with(3).unwrap();
         rig.assert_quiet();
         conn.abort().submit_with(4).unwrap();
-        assert!(matches!(rig.outcome().failed().error, OpError::Released));
-        let (_, context, got) = rig.done();
-        got.closed();
-        assert_eq!(context, 2);
-        assert!(matches!(rig.outcome().failed().error, OpError::Released));
-        let (_, context, got) = rig.done();
-        got.closed();
-        assert_eq!(context, 4);
+        for expected in [1, 2] {
+            let (_, context, got) = rig.done();
+            let failure = got.failed();
+            assert!(context == expected && matches!(failure.error, OpError::Released), "{failure:?}");
+        }
+        for expected in [3, 4] {
+            let (_, context, got) = rig.done();
+            got.closed();
+            assert_eq!(context, expected);
+        }
         if net == Net::Tcp {
             assert_eq!(read_to_its_end(&mut peer).1, Some(ErrorKind::ConnectionReset));
         }

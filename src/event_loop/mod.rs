@@ -69,7 +69,7 @@ pub(crate) enum Step {
     Idle,
     /// The budget ran out first: on to the ready list.
     Again,
-    /// It is on its way out: `Face::wind_up` has the next word.
+    /// It is on its way in or out: `Face::wind_up` has the next word.
     Ending,
 }
 
@@ -80,7 +80,7 @@ pub(crate) trait Face: Sized {
     /// What a listener is known by.
     type Tag;
 
-    /// A turn begins: what was changed since the last one counts now.
+    /// A turn begins: what was changed since the last one counts now, and whatever time was slept has passed.
     fn begin(&mut self, _core: &mut Core<Self::Session, Self::Tag>) {}
     /// The waker was written: empties it.
     fn woken(&mut self);
@@ -88,7 +88,7 @@ pub(crate) trait Face: Sized {
     fn collect(&mut self, core: &mut Core<Self::Session, Self::Tag>);
     /// Moves one session on, within its budget. It gets the session itself: one look-up serves a whole step.
     fn step(&mut self, key: Key, session: &mut Session<Self::Session>, timers: &mut Timers) -> Step;
-    /// Moves the end of a session on, which may take it out of the core.
+    /// Moves the beginning or the end of a session on, which may take it out of the core.
     fn wind_up(&mut self, core: &mut Core<Self::Session, Self::Tag>, key: Key) -> Step;
     /// Is there a place for one more accepted connection, and the right to take it?
     fn may_accept(&mut self) -> bool;

@@ -1,8 +1,10 @@
 //! A session: what the loop knows of one connection, and the state machine that lives on it.
 //!
 //! ```text
-//!          delegate            close, last handle          all written
-//!   (none) ────────► Open ─────────────────────► Flushing ─────────────► Draining ──► (retired)
+//!   (none) ─connect─► Connecting
+//!      │                  │ edge: connected (failed: retired)
+//!      │   delegate       ▼    close, last handle          all written
+//!      └───────────► Open ─────────────────────► Flushing ─────────────► Draining ──► (retired)
 //!                     │                             │    deadline, torn, reset   │ EOF, bound, deadline
 //!                     └── release, abort ───────────┴────────────────────────────┴──► (retired)
 //! ```
@@ -43,6 +45,10 @@ impl Flags {
     pub(crate) const LEFTOVER: Self = Self(512);
     /// One message per read and write: no end of stream, nothing torn, and an error concerns one call.
     pub(crate) const DATAGRAM: Self = Self(2048);
+    /// No connection yet: an edge says that it is decided.
+    pub(crate) const CONNECTING: Self = Self(4096);
+    /// On its way in or out.
+    pub(crate) const NOT_OPEN: Self = Self(Self::CLOSING.0 | Self::CONNECTING.0);
     /// Nothing may be sent any more.
     pub(crate) const MUTE: Self = Self(Self::BROKEN.0 | Self::SHUT.0);
     /// Does not write as an open stream does.

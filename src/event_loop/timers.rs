@@ -19,6 +19,10 @@ pub(crate) enum Timer {
     Close(u64),
     /// Try sending again. The token of the session.
     Retry(u64),
+    /// The deadline of a connect. Its id.
+    Connect(u64),
+    /// A connect's next attempt is due. Its id.
+    Attempt(u64),
     /// Try accepting again. The index of the listener.
     Accept(usize),
     /// Shutdown: time is up.

@@ -249,18 +249,26 @@ impl Datagram {
     }
 }
 
-/// What a stream is to have from its beginning.
+/// What a stream is to have from its beginning. Start from the default, change what you need.
+///
+/// ```
+/// let mut options = gaio::StreamOptions::default();
+/// options.keepalive = Some(std::time::Duration::from_secs(60));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct StreamOptions {
-    /// TCP: send at once, without Nagle's delay.
-    pub(crate) nodelay: bool,
+#[non_exhaustive]
+pub struct StreamOptions {
+    /// TCP: send at once, without Nagle's delay. Default true: whole messages are written here, and to hold the end of
+    /// one back only costs time.
+    pub nodelay: bool,
     /// TCP: how long it may be silent before the peer is asked whether it is still there. In whole seconds, rounded up,
-    /// at least one; `None` for never.
-    pub(crate) keepalive: Option<Duration>,
-    /// Bytes that may wait to be received, as SO_RCVBUF; `None` lets the system choose.
-    pub(crate) recv_buffer: Option<usize>,
-    /// Bytes that may wait to be sent, as SO_SNDBUF; `None` lets the system choose.
-    pub(crate) send_buffer: Option<usize>,
+    /// at least one; `None` (the default) for never.
+    pub keepalive: Option<Duration>,
+    /// Bytes that may wait to be received, as `SO_RCVBUF`; `None` (the default) lets the system choose, and change it as
+    /// the connection goes. The system may round it, or cut it short.
+    pub recv_buffer: Option<usize>,
+    /// Bytes that may wait to be sent, as `SO_SNDBUF`; likewise.
+    pub send_buffer: Option<usize>,
 }
 
 impl Default for StreamOptions {
@@ -269,17 +277,31 @@ impl Default for StreamOptions {
     }
 }
 
-/// How to listen.
+/// How to listen. Start from the default, change what you need.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let (_watcher, submitter) = gaio::Watcher::spawn(gaio::Options::default())?;
+/// let mut options = gaio::ListenOptions::default();
+/// options.reuse_port = true; // one listener per loop, all on one port
+/// options.streams.keepalive = Some(std::time::Duration::from_secs(60));
+/// let first = submitter.listen_on("127.0.0.1:0".parse()?, &options)?;
+/// let second = submitter.listen_on(first.local_addr().unwrap(), &options)?;
+/// # drop((first, second)); Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ListenOptions {
-    /// Connections that may wait to be accepted; the system has a bound of its own.
-    pub(crate) backlog: i32,
-    /// TCP: take a port although connections of its last listener are not quite gone.
-    pub(crate) reuse_addr: bool,
-    /// TCP: share the port with all other listeners that say so, too.
-    pub(crate) reuse_port: bool,
+#[non_exhaustive]
+pub struct ListenOptions {
+    /// Connections that may wait to be accepted; the system has a bound of its own. Default 4 096: a burst of clients
+    /// must not have to try again.
+    pub backlog: u32,
+    /// TCP: take a port although connections of its last listener are not quite gone. Default true: or a server could not
+    /// be started again for a minute.
+    pub reuse_addr: bool,
+    /// TCP: share the port with all other listeners that say so, too; the system deals the connections out. Default false.
+    pub reuse_port: bool,
     /// What the accepted connections are born with.
-    pub(crate) streams: StreamOptions,
+    pub streams: StreamOptions,
 }
 
 impl Default for ListenOptions {

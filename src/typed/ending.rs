@@ -26,7 +26,10 @@ impl<P: Protocol> Sessions<P> {
                 core.remove_listener(index);
             }
             for key in core.sessions.keys() {
-                self.callback(core, key, P::on_shutdown);
+                let open = core.sessions.get_mut(key).is_some_and(|session| !session.state.connecting);
+                if open {
+                    self.callback(core, key, P::on_shutdown);
+                }
             }
         }
         if self.ending != Ending::Grace(until) && !self.is_gone() {
@@ -34,12 +37,11 @@ impl<P: Protocol> Sessions<P> {
             core.timers.arm(until, Timer::Grace);
         }
         let over = sys::now() >= until;
-        let keys = core.sessions.keys();
         if over {
-            for key in keys {
+            for key in core.sessions.keys() {
                 self.end_session(core, key, &End::Shutdown);
             }
-        } else if !keys.is_empty() {
+        } else if !core.sessions.is_empty() {
             return;
         }
         while let Some(command) = self.intake.take_any(&self.mail.inbox) {
@@ -47,14 +49,14 @@ impl<P: Protocol> Sessions<P> {
                 Command::Message { .. } | Command::Broadcast { .. } => count(&self.mail.counters.undelivered),
                 Command::Adopt(newcomer) => {
                     self.left();
-                    Machine::new(newcomer.state).end(&End::Shutdown);
+                    self.tell(&mut Machine::new(newcomer.state), &End::Shutdown);
                 }
-                Command::Connect { state, .. } => Machine::new(*state).end(&End::Shutdown),
+                Command::Connect { state, .. } => self.tell(&mut Machine::new(*state), &End::Shutdown),
                 Command::Listen { .. } => {}
             }
         }
         for (_, state) in std::mem::take(&mut self.connects) {
-            Machine::new(state).end(&End::Shutdown);
+            self.tell(&mut Machine::new(state), &End::Shutdown);
         }
         if self.intake.is_finished() {
             self.ending = Ending::Gone;

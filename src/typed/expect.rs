@@ -78,7 +78,7 @@ impl Expect {
         Self::new(What::Length(field))
     }
 
-    /// What [`Protocol::decode`](crate::Protocol::decode) finds.
+    /// What [`Protocol::decode`](crate::Protocol::decode) finds. Around the frame it may find as much as the frame may be.
     #[must_use]
     pub const fn custom() -> Self {
         Self::new(What::Custom)
@@ -99,15 +99,16 @@ impl Expect {
     }
 
     /// From the first byte of a frame to its last, however many arrive in between. Then
-    /// [`on_timeout`](crate::Protocol::on_timeout).
+    /// [`on_timeout`](crate::Protocol::on_timeout). While output is above the high-water mark nothing is read: when it has
+    /// fallen below the low one, the limit begins anew.
     #[must_use]
     pub const fn within(mut self, time: Duration) -> Self {
         self.within = Some(time);
         self
     }
 
-    /// From the moment the state is entered to the first byte of a frame. Then
-    /// [`on_timeout`](crate::Protocol::on_timeout).
+    /// From the moment the state is entered to the first byte of a frame; with [`nothing`](Self::nothing), to the state's
+    /// end. Then [`on_timeout`](crate::Protocol::on_timeout). Begins anew as [`within`](Self::within) does.
     #[must_use]
     pub const fn idle_within(mut self, time: Duration) -> Self {
         self.idle_within = Some(time);
@@ -280,7 +281,8 @@ impl Expect {
                 }
                 Decode::Frame { skip, len, total } if input.len() >= total => Found::Frame { skip, len, total },
                 Decode::Frame { total, .. } => more(seen, total),
-                Decode::More(_) if input.len() > self.at_most => Found::TooLong,
+                // The frame, and as much again around it: what cannot become one is not waited for.
+                Decode::More(n) if n.max(input.len() + 1) > self.at_most.saturating_mul(2) => Found::TooLong,
                 Decode::More(n) => more(seen, n),
                 Decode::Refuse(why) => Found::Refused(why),
             },

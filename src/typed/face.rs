@@ -18,8 +18,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::event_loop::arena::Arena;
-use crate::event_loop::counters::{add, count};
-use crate::event_loop::inbox::Intake;
+use crate::event_loop::counters::count;
+use crate::event_loop::inbox::{Intake, nanos};
 use crate::event_loop::session::{Flags, Session};
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Armed, Timer, Timers};
@@ -36,6 +36,7 @@ use crate::typed::protocol::{End, Protocol};
 use crate::typed::step::catch;
 use crate::watcher::aligned::Aligned;
 
+/// A listener is known by whether its connections inherit a linger.
 pub(crate) type Core<P> = event_loop::Core<Typed<P>, bool>;
 
 /// What few sessions have.
@@ -115,11 +116,12 @@ impl<P: Protocol> Sessions<P> {
     // --- beginnings ---
 
     /// Makes a connection a session.
-    fn begin(&mut self, core: &mut Core<P>, newcomer: Newcomer<P>, connecting: bool) {
+    fn take_in(&mut self, core: &mut Core<P>, newcomer: Newcomer<P>, connecting: bool) {
         let Newcomer { socket, unix, state, leftover } = newcomer;
         let mut machine = Machine::new(state);
         if !leftover.is_empty() {
             machine.keep(&mut self.bench, &leftover, Seen::default());
+            machine.look_again();
         }
         let typed =
             Typed { machine, fate: None, extra: None, armed: Armed::NONE, drained: 0, closing: false, connecting };
@@ -129,16 +131,39 @@ impl<P: Protocol> Sessions<P> {
         }
         match core.register(session) {
             Ok(key) if !connecting => self.open(core, key),
-            Ok(_) => {}
+            Ok(key) => {
+                let at = sys::now().saturating_add(nanos(self.bench.limits.connect_within));
+                let armed = core.timers.arm(at, Timer::Limit(key.token()));
+                if let Some(session) = core.sessions.get_mut(key) {
+                    session.state.armed = armed;
+                }
+            }
             Err((mut session, errno)) => {
                 self.left();
-                session.state.machine.end(&End::Os(errno.into()));
+                self.tell(&mut session.state.machine, &End::Os(errno.into()));
             }
         }
     }
 
     fn open(&mut self, core: &mut Core<P>, key: Key) {
         self.callback(core, key, P::on_open);
+        if self.ending != Ending::No {
+            self.callback(core, key, P::on_shutdown);
+        }
+    }
+
+    /// The last callback of a session.
+    pub(crate) fn tell(&self, machine: &mut Machine<P>, end: &End) {
+        let counters = &self.mail.counters;
+        count(match end {
+            End::Closed | End::Aborted | End::Left => &counters.ended_themselves,
+            End::TooLong { .. } | End::Refused(_) | End::CutShort { .. } => &counters.ended_by_input,
+            End::Overflow | End::CloseTimedOut => &counters.ended_by_output,
+            End::Os(_) => &counters.ended_by_system,
+            End::Shutdown => &counters.ended_by_shutdown,
+            End::Panicked => &counters.panics,
+        });
+        machine.end(end);
     }
 
     pub(crate) fn left(&self) {
@@ -150,11 +175,11 @@ impl<P: Protocol> Sessions<P> {
         match sys::connect_tcp(address, &sys::StreamOptions::default()) {
             Ok((socket, connecting)) => {
                 let newcomer = Newcomer { socket, unix: false, state, leftover: bytes::Bytes::new() };
-                self.begin(core, newcomer, connecting == sys::Connecting::Pending);
+                self.take_in(core, newcomer, connecting == sys::Connecting::Pending);
             }
             Err(errno) => {
                 self.left();
-                Machine::new(state).end(&End::Os(errno.into()));
+                self.tell(&mut Machine::new(state), &End::Os(errno.into()));
             }
         }
     }
@@ -170,11 +195,11 @@ impl<P: Protocol> Sessions<P> {
                     self.message(core, token, copy(&message));
                 }
             }
-            Command::Adopt(newcomer) => self.begin(core, *newcomer, false),
+            Command::Adopt(newcomer) => self.take_in(core, *newcomer, false),
             Command::Connect { address, state } => self.connect(core, address, *state),
-            Command::Listen { socket, unix } => {
+            Command::Listen { socket, unix, lingers } => {
                 let phase = event_loop::listener::Phase::Ready;
-                let listening = event_loop::listener::Listening { socket, phase, unix, tag: unix };
+                let listening = event_loop::listener::Listening { socket, phase, unix, tag: lingers };
                 if core.add_listener(listening).is_err() {
                     count(&self.mail.counters.accept_errors);
                 }
@@ -186,6 +211,7 @@ impl<P: Protocol> Sessions<P> {
         let key = Key::from_token(token);
         let open = core.sessions.get_mut(key).is_some_and(|session| session.state.fate.is_none());
         if open {
+            count(&self.mail.counters.messages);
             self.callback(core, key, |state, io| state.on_message(message, io));
         } else {
             count(&self.mail.counters.undelivered);
@@ -213,6 +239,11 @@ pub(crate) fn leave(groups: &mut HashMap<u64, HashSet<u64>>, group: u64, token: 
 impl<P: Protocol> event_loop::Face for Sessions<P> {
     type Session = Typed<P>;
     type Tag = bool;
+
+    fn begin(&mut self, _core: &mut Core<P>) {
+        // Once per turn; limits are told apart by milliseconds.
+        self.bench.now = sys::now();
+    }
 
     fn woken(&mut self) {
         self.mail.inbox.drain_waker();
@@ -256,7 +287,12 @@ impl<P: Protocol> event_loop::Face for Sessions<P> {
     }
 
     fn accepted(&mut self, core: &mut Core<P>, listener: usize, socket: Socket, peer: Option<SocketAddr>) {
-        let unix = core.listeners.get(listener).and_then(Option::as_ref).is_some_and(|listening| listening.tag);
+        let listening = core.listeners.get(listener).and_then(Option::as_ref);
+        let (unix, lingers) = listening.map_or((false, false), |listening| (listening.unix, listening.tag));
+        if lingers && sys::linger_off(&socket).is_err() {
+            // A close that lingers would hold the loop up.
+            return count(&self.mail.counters.refused);
+        }
         let least = self.siblings.iter().min_by_key(|sibling| sibling.load()).cloned();
         let target = least.filter(|sibling| sibling.load() < self.mail.load()).unwrap_or_else(|| self.mail.clone());
         if target.load() >= self.bench.limits.sessions {
@@ -268,12 +304,12 @@ impl<P: Protocol> event_loop::Face for Sessions<P> {
         target.sessions.fetch_add(1, Ordering::Relaxed);
         let newcomer = Newcomer { socket, unix, state, leftover: bytes::Bytes::new() };
         if Arc::ptr_eq(&target, &self.mail) {
-            self.begin(core, newcomer, false);
+            self.take_in(core, newcomer, false);
         } else if let Err((_, Command::Adopt(newcomer))) = target.send(Command::Adopt(Box::new(newcomer))) {
             // The other loop is behind, or at its end: this one serves.
             target.sessions.fetch_sub(1, Ordering::Relaxed);
             self.mail.sessions.fetch_add(1, Ordering::Relaxed);
-            self.begin(core, *newcomer, false);
+            self.take_in(core, *newcomer, false);
         }
     }
 
@@ -283,7 +319,6 @@ impl<P: Protocol> event_loop::Face for Sessions<P> {
     }
 
     fn timer(&mut self, core: &mut Core<P>, timer: Timer) {
-        add(&self.mail.counters.expired, 1);
         match timer {
             Timer::Limit(token) => self.limit(core, Key::from_token(token)),
             Timer::Alarm(index) => self.alarm(core, index),
@@ -298,8 +333,6 @@ impl<P: Protocol> event_loop::Face for Sessions<P> {
 
     fn publish(&mut self, core: &mut Core<P>) -> bool {
         self.advance_ending(core);
-        // Once per turn; limits are told apart by milliseconds.
-        self.bench.now = sys::now();
         false
     }
 

@@ -36,6 +36,8 @@ pub struct SessionLimits {
     /// Slots of the ring by which messages and connections come from other threads, rounded up to a power of two; with all
     /// of them taken, `send` gives the message back. Default 4 096.
     pub ring_slots: usize,
+    /// How long a connect may take before it fails, as timed out. Default 30 s.
+    pub connect_within: Duration,
     /// How long a graceful close may take. Then the connection is reset if output is unsent, else just closed. Default 5 s.
     pub close_within: Duration,
     /// Unread input that a graceful close throws away while it waits for the peer's end. Bytes; default 1 MiB.
@@ -54,6 +56,7 @@ impl Default for SessionLimits {
             frames_per_turn: 1_024,
             accepts_per_turn: 1_024,
             ring_slots: 4_096,
+            connect_within: Duration::from_secs(30),
             close_within: Duration::from_secs(5),
             close_drain: 1 << 20,
         }
@@ -66,8 +69,8 @@ impl SessionLimits {
     /// # Errors
     /// The first limit outside its range, with the range.
     pub fn check(&self) -> Result<(), LimitsError> {
-        let millis = u64::try_from(self.close_within.as_millis()).unwrap_or(u64::MAX);
-        let table: [(&'static str, u64, u64, u64); 11] = [
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let table: [(&'static str, u64, u64, u64); 12] = [
             ("sessions", self.sessions as u64, 1, 1 << 24),
             ("high_water", self.high_water as u64, 1, 1 << 40),
             ("low_water", self.low_water as u64, 0, self.high_water as u64),
@@ -77,7 +80,8 @@ impl SessionLimits {
             ("frames_per_turn", self.frames_per_turn.into(), 1, 1 << 20),
             ("accepts_per_turn", self.accepts_per_turn.into(), 1, 1 << 20),
             ("ring_slots", self.ring_slots as u64, 2, 1 << 20),
-            ("close_within (ms)", millis, 0, 86_400_000),
+            ("connect_within (ms)", millis(self.connect_within), 1, 86_400_000),
+            ("close_within (ms)", millis(self.close_within), 0, 86_400_000),
             ("close_drain", self.close_drain as u64, 0, 1 << 30),
         ];
         LimitsError::first(&table)

@@ -69,7 +69,7 @@ pub(crate) struct Bench<P: Protocol> {
     #[expect(clippy::vec_box, reason = "as above")]
     pub(crate) outputs: Vec<Box<Output>>,
     pub(crate) limits: SessionLimits,
-    /// The instant of this turn, in nanoseconds of the loop's clock.
+    /// The instant at which this turn began, in nanoseconds of the loop's clock.
     pub(crate) now: u64,
 }
 
@@ -185,8 +185,21 @@ impl<P: Protocol> Machine<P> {
     ) -> Result<(), Doom> {
         let before = self.expects();
         let fate = self.call(bench, token, &[], callback);
-        self.limit_anew(bench, self.expects() != before);
+        let now = self.expects();
+        if now != before || now.is_some_and(|expect| expect.what == What::Custom) {
+            self.look_again();
+        }
+        self.limit_anew(bench, now != before);
         fate
+    }
+
+    /// What was found out about the input that was kept holds no longer: it may be a frame by now. (A decoder may look at
+    /// the state, so for it that is after each callback.)
+    pub(crate) fn look_again(&mut self) {
+        if let Some(partial) = &mut self.partial {
+            partial.seen = Seen::default();
+            self.unfed = true;
+        }
     }
 
     /// Hands over the frames of the input, as far as the budget and the output allow, and says how many bytes of it they
@@ -274,28 +287,43 @@ impl<P: Protocol> Machine<P> {
         }
     }
 
+    pub(crate) const fn is_overdue(&self, bench: &Bench<P>) -> bool {
+        self.due != 0 && self.due <= bench.now
+    }
+
     /// A time limit is over, if it is.
     pub(crate) fn overdue(&mut self, bench: &mut Bench<P>, token: u64) -> Result<(), Doom> {
-        if self.due == 0 || self.due > bench.now {
+        if !self.is_overdue(bench) {
             return Ok(());
         }
-        let Some(expect) = self.expects() else { return Ok(()) };
-        let limit = match (self.in_frame, expect.within, expect.idle_within) {
-            (true, Some(time), _) => TimeLimit::Frame(time),
-            (false, _, Some(time)) => TimeLimit::Idle(time),
+        self.due = 0;
+        let limit = match self.expects().map(|expect| self.limit(&expect)) {
+            Some((true, Some(time))) => TimeLimit::Frame(time),
+            Some((false, Some(time))) => TimeLimit::Idle(time),
             _ => return Ok(()),
         };
-        self.due = 0;
         self.guarded(bench, token, |state, io| state.on_timeout(limit, io))
     }
 
-    /// Output has gone out: is there room to produce more?
+    /// Output was above the high-water mark, and is below the low one now.
+    pub(crate) fn is_drained(&self, bench: &Bench<P>) -> bool {
+        self.high && self.queued(bench) <= bench.limits.low_water
+    }
+
+    /// There is room to produce more.
     pub(crate) fn drained(&mut self, bench: &mut Bench<P>, token: u64) -> Result<(), Doom> {
-        if !self.high || self.queued(bench) > bench.limits.low_water {
-            return Ok(());
-        }
         self.high = false;
-        self.guarded(bench, token, P::on_drained)
+        let fate = self.guarded(bench, token, P::on_drained);
+        // Nothing was read meanwhile, so the peer could not keep to the limit.
+        self.limit_anew(bench, true);
+        fate
+    }
+
+    /// The time limit that runs, if any: of a frame that has begun (true), or of the wait for one. A state that expects
+    /// nothing waits, whatever has arrived.
+    #[inline]
+    fn limit(&self, expect: &Expect) -> (bool, Option<Duration>) {
+        if self.in_frame && expect.what != What::Nothing { (true, expect.within) } else { (false, expect.idle_within) }
     }
 
     /// Sets the time limit for what is expected now.
@@ -303,8 +331,7 @@ impl<P: Protocol> Machine<P> {
     fn limit_anew(&mut self, bench: &Bench<P>, anew: bool) {
         let Some(state) = &self.state else { return };
         let expect = state.expects();
-        let limit = if self.in_frame { expect.within } else { expect.idle_within };
-        match limit {
+        match self.limit(&expect).1 {
             None => self.due = 0,
             Some(time) if anew || self.due == 0 => self.due = bench.now.saturating_add(nanos(time)).max(1),
             Some(_) => {}

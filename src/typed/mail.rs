@@ -29,7 +29,7 @@ pub(crate) enum Command<P: Protocol> {
     Broadcast { group: u64, message: P::Message, copy: fn(&P::Message) -> P::Message },
     Adopt(Box<Newcomer<P>>),
     Connect { address: SocketAddr, state: Box<P> },
-    Listen { socket: Socket, unix: bool },
+    Listen { socket: Socket, unix: bool, lingers: bool },
 }
 
 /// What everybody shares with one loop of sessions.

@@ -35,6 +35,7 @@ pub struct ServerBuilder {
     loops: usize,
     /// Each loop's CPU, if it is to have one; dealt out in turn.
     cpus: Vec<usize>,
+    pin_from: Option<usize>,
     limits: SessionLimits,
     admit: Option<Admit>,
 }
@@ -126,7 +127,7 @@ impl Server<Unserved> {
 
 impl ServerBuilder {
     fn new(bound: Bound) -> Self {
-        Self { bound, loops: 1, cpus: Vec::new(), limits: SessionLimits::default(), admit: None }
+        Self { bound, loops: 1, cpus: Vec::new(), pin_from: None, limits: SessionLimits::default(), admit: None }
     }
 
     /// So many loops; 0 counts as 1. Default 1.
@@ -138,13 +139,14 @@ impl ServerBuilder {
     /// One loop for each CPU that this process may run on, each pinned to its own.
     pub fn per_core(mut self) -> Self {
         self.cpus = sys::allowed_cpus();
+        self.pin_from = None;
         self.loops = self.cpus.len().max(1);
         self
     }
 
     /// Pins the first loop to this CPU, the next one to the next, and so on.
     pub fn pin_from(mut self, cpu: usize) -> Self {
-        self.cpus = (cpu..cpu + self.loops).collect();
+        self.pin_from = Some(cpu);
         self
     }
 
@@ -169,7 +171,8 @@ impl ServerBuilder {
         self,
         first: impl Fn(Option<SocketAddr>) -> P + Send + Sync + 'static,
     ) -> io::Result<Server<P>> {
-        let Self { bound, loops, cpus, limits, admit } = self;
+        let Self { bound, loops, cpus, pin_from, limits, admit } = self;
+        let cpus = pin_from.map_or(cpus, |first| (first..first.saturating_add(loops)).collect());
         let first = Arc::new(first);
         let welcome = || -> Welcome<P> {
             let (admit, first) = (admit.clone(), first.clone());

@@ -218,16 +218,16 @@ impl<P: Protocol> Hub<P> {
     pub fn listen(&self, socket: impl Into<Socket>) -> Result<(), DelegateError> {
         let socket = socket.into();
         let leftover = Bytes::new();
-        let unix = match sys::adopt_listener(&socket) {
-            Ok(found) if found.kind == Kind::TcpListener => false,
-            Ok(found) if found.kind == Kind::UnixListener => true,
+        let (unix, lingers) = match sys::adopt_listener(&socket) {
+            Ok(found) if found.kind == Kind::TcpListener => (false, found.linger.is_some()),
+            Ok(found) if found.kind == Kind::UnixListener => (true, found.linger.is_some()),
             Ok(_) => {
                 let kind = DelegateErrorKind::Unsupported("not a listening socket: bind it and listen first");
                 return Err(DelegateError { kind, socket, leftover });
             }
             Err(errno) => return Err(DelegateError { kind: DelegateErrorKind::Os(errno.into()), socket, leftover }),
         };
-        self.0.send(Command::Listen { socket, unix }).map_err(|(kind, command)| {
+        self.0.send(Command::Listen { socket, unix, lingers }).map_err(|(kind, command)| {
             let Command::Listen { socket, .. } = command else { unreachable!("a listener was sent") };
             DelegateError { kind: refused(kind), socket, leftover }
         })

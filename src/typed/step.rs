@@ -7,11 +7,13 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::event_loop::Step;
+use crate::event_loop::counters::{add, count};
 use crate::event_loop::inbox::nanos;
 use crate::event_loop::session::{Flags, Session, Verb};
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Armed, Timer, Timers};
 use crate::sys::{self, Errno};
+use crate::typed::ending::Ending;
 use crate::typed::expect::Seen;
 use crate::typed::face::{Alarm, Core, Sessions, Typed, forget, leave};
 use crate::typed::io::{Effect, Io};
@@ -57,13 +59,26 @@ impl<P: Protocol> Sessions<P> {
                 Ok(_) => session.state.connecting = false,
             }
             session.state.machine.guarded(&mut self.bench, token, P::on_open)?;
-        }
-        if session.state.machine.has_output() {
-            flush(session, &mut self.bench, &[], timers, token)?;
-            session.state.machine.drained(&mut self.bench, token)?;
+            if self.ending != Ending::No {
+                session.state.machine.guarded(&mut self.bench, token, P::on_shutdown)?;
+            }
         }
         let (mut frames, mut bytes) = (self.bench.limits.frames_per_turn, self.bench.limits.bytes_per_turn);
         loop {
+            if session.state.machine.has_output() {
+                flush(session, &mut self.bench, &[], timers, token)?;
+                // Looked at after each flush: if the system takes all of it at once, no edge will tell.
+                if session.state.machine.is_drained(&self.bench) {
+                    if frames == 0 || bytes == 0 {
+                        return Ok(Step::Again);
+                    }
+                    session.state.machine.drained(&mut self.bench, token)?;
+                    // What is produced counts as what is read: it may go on for ever.
+                    frames -= 1;
+                    bytes = bytes.saturating_sub(session.state.machine.queued(&self.bench));
+                    continue;
+                }
+            }
             let machine = &session.state.machine;
             let unfed = machine.is_unfed();
             if !unfed && (!session.readable() || machine.eof_told) || !machine.wants_input() {
@@ -96,7 +111,9 @@ impl<P: Protocol> Sessions<P> {
     ) -> Result<(), Doom> {
         let Some(mut partial) = session.state.machine.partial.take() else { return Ok(()) };
         let machine = &mut session.state.machine;
+        let before = *frames;
         let (consumed, fed) = machine.feed(&mut self.bench, token, &partial.bytes, &mut partial.seen, frames);
+        add(&self.mail.counters.frames, (before - *frames).into());
         let flushed = flush(session, &mut self.bench, &partial.bytes, timers, token);
         session.state.machine.put_back(&mut self.bench, partial, consumed);
         worse(fed, flushed)
@@ -117,7 +134,7 @@ impl<P: Protocol> Sessions<P> {
             Some(mut bytes) => {
                 // Straight behind what is there: it grows with what has arrived, never to what was announced.
                 if bytes.capacity() - bytes.len() < 2_048 {
-                    bytes.reserve(bytes.len().clamp(4_096, self.bench.limits.receive));
+                    bytes.reserve(bytes.len().max(4_096).min(self.bench.limits.receive));
                 }
                 let (bytes, verb) = session.recv_vec(bytes);
                 if let Some(partial) = &mut session.state.machine.partial {
@@ -133,7 +150,9 @@ impl<P: Protocol> Sessions<P> {
                 let input = &self.receive[..n];
                 let mut seen = Seen::default();
                 let machine = &mut session.state.machine;
+                let before = *frames;
                 let (consumed, fed) = machine.feed(&mut self.bench, token, input, &mut seen, frames);
+                add(&self.mail.counters.frames, (before - *frames).into());
                 let flushed = flush(session, &mut self.bench, input, timers, token);
                 if consumed < n {
                     session.state.machine.keep(&mut self.bench, &input[consumed..], seen);
@@ -169,7 +188,7 @@ impl<P: Protocol> Sessions<P> {
             return;
         }
         if let Some(due) = typed.machine.due() {
-            // An armed timer that is early looks again when it fires: most limits are never reached.
+            // An armed timer that is early looks again when it fires.
             if timers.armed_at(typed.armed).is_none_or(|at| at > due.saturating_add(TICK)) {
                 timers.disarm(&mut typed.armed);
                 typed.armed = timers.arm(due, Timer::Limit(key.token()));
@@ -208,6 +227,7 @@ impl<P: Protocol> Sessions<P> {
 
     pub(crate) fn alarm(&mut self, core: &mut Core<P>, index: u32) {
         let Some(Alarm { token, name, .. }) = self.alarms.remove(index) else { return };
+        count(&self.mail.counters.expired);
         let key = Key::from_token(token);
         let Some(session) = core.sessions.get_mut(key) else { return };
         if let Some(extra) = &mut session.state.extra {
@@ -224,10 +244,18 @@ impl<P: Protocol> Sessions<P> {
         }
         self.bench.now = sys::now();
         let machine = &mut session.state.machine;
-        if machine.backlog.is_none() {
-            machine.backlog = Some(self.bench.outputs.pop().unwrap_or_default());
-        }
-        let fate = catch(|| machine.overdue(&mut self.bench, key.token()));
+        let fate = if session.state.connecting {
+            Err(End::Os(Errno::TIMEDOUT.into()).into())
+        } else if machine.is_overdue(&self.bench) {
+            count(&self.mail.counters.expired);
+            if machine.backlog.is_none() {
+                machine.backlog = Some(self.bench.outputs.pop().unwrap_or_default());
+            }
+            catch(|| machine.overdue(&mut self.bench, key.token()))
+        } else {
+            // It was looked at early: most limits are never reached.
+            return self.after(key, session, &mut core.timers, Ok(()));
+        };
         self.after(key, session, &mut core.timers, fate);
         core.enqueue(key);
     }

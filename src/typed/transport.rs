@@ -163,6 +163,7 @@ impl<P: Protocol> Sessions<P> {
     pub(crate) fn close_overdue(&mut self, core: &mut Core<P>, key: Key) {
         let Some(session) = core.sessions.get_mut(key) else { return };
         session.state.armed = Armed::NONE;
+        count(&self.mail.counters.expired);
         count(&self.mail.counters.closed_hard);
         let end = if session.state.machine.backlog.is_some() { End::CloseTimedOut } else { End::Closed };
         self.end_session(core, key, &end);
@@ -174,7 +175,7 @@ impl<P: Protocol> Sessions<P> {
         let Some(Fate::Leave(farewell)) = session.state.fate.take().map(|fate| *fate) else { return };
         let Some((socket, mut machine)) = self.take_out(core, key) else { return };
         let leftover = machine.partial.take().map_or_else(Bytes::new, |partial| partial.bytes.into());
-        machine.end(&End::Left);
+        self.tell(&mut machine, &End::Left);
         let farewell = || farewell(Detached { socket, leftover });
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(farewell)).is_err() {
             count(&self.mail.counters.panics);
@@ -189,10 +190,7 @@ impl<P: Protocol> Sessions<P> {
             sys::reset_on_close(&socket);
         }
         drop(socket);
-        if matches!(end, End::Panicked) {
-            count(&self.mail.counters.panics);
-        }
-        machine.end(end);
+        self.tell(&mut machine, end);
     }
 
     /// Takes a session out of the loop, with all that is kept beside it.

@@ -21,8 +21,8 @@ use crate::event_loop::counters::count;
 use crate::event_loop::inbox::nanos;
 use crate::event_loop::session::{Flags, Session, Verb};
 use crate::event_loop::slab::Key;
-use crate::event_loop::timers::{Armed, Timer, Timers};
-use crate::sys;
+use crate::event_loop::timers::{Armed, Timer};
+use crate::sys::{self, Errno};
 use crate::watcher::batch::Stored;
 use crate::watcher::body::Body;
 use crate::watcher::lease::Class;
@@ -65,7 +65,9 @@ impl<C> Proactor<C> {
         let linger = session.state.linger;
         if !begun {
             self.closing.insert(key.token(), (u64::MAX, Armed::NONE));
-            self.release_reads(session, &mut core.timers);
+            while let Some(op) = self.ops.pop(&mut session.state.read, &mut core.timers) {
+                self.fail(op, OpError::Released);
+            }
         }
         if self.advance_close(core, key) == Step::Again {
             core.enqueue(key);
@@ -84,12 +86,6 @@ impl<C> Proactor<C> {
             core.timers.disarm(armed);
             *bound = until;
             *armed = core.timers.arm(until, Timer::Close(key.token()));
-        }
-    }
-
-    fn release_reads(&mut self, session: &mut Session<Queues>, timers: &mut Timers) {
-        while let Some(op) = self.ops.pop(&mut session.state.read, timers) {
-            self.fail(op, OpError::Released);
         }
     }
 
@@ -126,8 +122,6 @@ impl<C> Proactor<C> {
     /// Throws input away until the peer's end, the bound, or EAGAIN.
     fn drain_input(&mut self, core: &mut Core, key: Key) -> Step {
         let Some(session) = core.sessions.get_mut(key) else { return Step::Idle };
-        // Linked writes have become reads meanwhile. What follows would be bytes behind a gap.
-        self.release_reads(session, &mut core.timers);
         for _ in 0..DRAINS_PER_STEP {
             if !session.readable() {
                 return Step::Idle;
@@ -185,9 +179,11 @@ impl<C> Proactor<C> {
         if core.sessions.get_mut(key).is_some_and(|session| session.has(Flags::BROKEN)) {
             return self.end_session(core, key, |_| OpError::Broken);
         }
-        let Some(mut session) = core.retire(key) else { return };
-        // Linked writes have become reads meanwhile.
-        self.release_reads(&mut session, &mut core.timers);
+        if core.sessions.get_mut(key).is_some_and(|session| session.has(Flags::RESET)) {
+            // The system tells an error once, and that was us: whoever read on would take what follows for a clean end.
+            return self.end_session(core, key, |_| OpError::Os(Errno::CONNRESET.into()));
+        }
+        let Some(session) = core.retire(key) else { return };
         let Session { socket, state: Queues { mut write, .. }, .. } = session;
         let leftover = self.left(core, key);
         if let Some(Pending { conn, context, .. }) = self.ops.pop(&mut write, &mut core.timers) {

@@ -311,9 +311,9 @@ impl<C> Conn<C> {
     /// [`Submitter::delegate_with`](crate::Submitter::delegate_with) that no read has taken. What is submitted behind it
     /// fails as [`OpError::Closed`](crate::OpError::Closed).
     ///
-    /// Fails, and the connection is reset, if the writes before it fail, or are not through by its deadline;
-    /// [`Limits::close_within`](crate::Limits::close_within) if it has none. A positive `SO_LINGER` was switched off when
-    /// the connection was delegated, and stays off.
+    /// Fails if the peer has reset the connection; and resets it itself if the writes before it fail, or are not through
+    /// by its deadline, which is [`Limits::close_within`](crate::Limits::close_within) if it has none. A positive
+    /// `SO_LINGER` was switched off when the connection was delegated, and stays off.
     pub const fn into_fd(&self) -> Op<'_, C, Single> {
         Op::new(self, Body::IntoFd)
     }

@@ -21,10 +21,11 @@ use crate::event_loop::timers::Timer;
 use crate::sys::{self, Datagram, Errno, MAX_SLICES};
 use crate::watcher::batch::Stored;
 use crate::watcher::body::Body;
-use crate::watcher::flow::{RETRY, Tried, Turn};
+use crate::watcher::flow::{RETRY, Tried};
 use crate::watcher::lease::{Class, SMALL};
 use crate::watcher::outcome::{Failure, Half, Payload};
 use crate::watcher::proactor::Proactor;
+use crate::watcher::turn::Turn;
 
 impl<C> Proactor<C> {
     /// Sends the message at the head, all or nothing. `None`: it is out, and to be completed.

@@ -61,6 +61,7 @@ impl<C> Proactor<C> {
         for index in 0..core.listeners.len() {
             self.end_listener(core, index, None);
         }
+        self.fail_connects(core, || error(&Body::Readable));
         for key in core.sessions.keys() {
             self.end_session(core, key, &error);
         }
@@ -90,7 +91,11 @@ impl<C> Proactor<C> {
         while let Some(submission) = self.intake.take_any(&self.shared.inbox) {
             match submission {
                 Submission::Op(op) => self.fail_new(op, OpError::LoopFailed),
-                Submission::Cancel { .. } | Submission::CancelTimer { .. } => {}
+                Submission::Cancel { .. } | Submission::CancelTimer { .. } | Submission::CancelConnect { .. } => {}
+                Submission::Connect(connect) => {
+                    self.start_connect(core, connect);
+                    self.fail_connects(core, || OpError::LoopFailed);
+                }
                 Submission::Timer { context, .. } => {
                     self.outbox.filling().push(Item::Timer { context, result: Err(OpError::LoopFailed) });
                 }

@@ -17,7 +17,6 @@ use crate::event_loop::Step;
 use crate::event_loop::session::{Flags, Session, Verb};
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Timer, Timers};
-use crate::limits::Limits;
 use crate::sys::{self, Errno};
 use crate::watcher::batch::Stored;
 use crate::watcher::body::Body;
@@ -25,30 +24,10 @@ use crate::watcher::lease::{Class, SMALL};
 use crate::watcher::outcome::Payload;
 use crate::watcher::proactor::Proactor;
 use crate::watcher::queue::{Pending, Queues};
+use crate::watcher::turn::{Budget, Turn};
 
 /// Pause before a send is tried again for which memory was short: no edge announces memory.
 pub(crate) const RETRY: u64 = 5_000_000;
-
-/// What one session may still do in this turn.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    ops: u32,
-    pub(crate) bytes: usize,
-}
-
-impl Budget {
-    const fn of(limits: &Limits) -> Self {
-        Self { ops: limits.ops_per_turn, bytes: limits.bytes_per_turn }
-    }
-
-    pub(crate) const fn is_spent(&self) -> bool {
-        self.ops == 0 || self.bytes == 0
-    }
-
-    pub(crate) const fn moved(&mut self, n: usize) {
-        self.bytes = self.bytes.saturating_sub(n);
-    }
-}
 
 /// What trying the operation at the head of a queue came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,23 +40,43 @@ pub(crate) enum Tried {
     Spent,
 }
 
-/// One session in its step, and what of the loop it needs.
-pub(crate) struct Turn<'l> {
-    pub(crate) key: Key,
-    pub(crate) session: &'l mut Session<Queues>,
-    pub(crate) timers: &'l mut Timers,
-    pub(crate) budget: Budget,
+/// How far a write has come.
+enum Sent {
+    All,
+    Waits,
+    Spent,
+    Failed(Errno),
 }
 
-impl<'l> Turn<'l> {
-    pub(crate) const fn new(
-        key: Key,
-        session: &'l mut Session<Queues>,
-        timers: &'l mut Timers,
-        limits: &Limits,
-    ) -> Self {
-        Self { key, session, timers, budget: Budget::of(limits) }
+/// Sends what is left of a write, until all is out, the system takes no more, or the budget is spent.
+#[inline(always)]
+fn send_rest<C>(pending: &mut Pending<C>, turn: &mut Turn<'_>, len: usize) -> Sent {
+    while pending.done < len {
+        if turn.budget.is_spent() {
+            return Sent::Spent;
+        }
+        let verb = if let Body::WriteMany(..) = pending.body {
+            turn.session.send(&pending.body.slices(pending.done, turn.budget.bytes))
+        } else {
+            let rest = &pending.body.bytes()[pending.done..];
+            turn.session.send(&[IoSlice::new(&rest[..rest.len().min(turn.budget.bytes)])])
+        };
+        match verb {
+            Verb::Moved(n) => {
+                pending.done += n;
+                turn.budget.moved(n);
+            }
+            Verb::Pending => return Sent::Waits,
+            Verb::Failed(Errno::NOBUFS | Errno::NOMEM) => {
+                turn.session.wait_for_retry();
+                turn.timers.arm(sys::now() + RETRY, Timer::Retry(turn.key.token()));
+                return Sent::Waits;
+            }
+            Verb::Failed(errno) => return Sent::Failed(errno),
+            Verb::Eof => unreachable!("a send has no end of stream"),
+        }
     }
+    Sent::All
 }
 
 impl<C> Proactor<C> {
@@ -87,12 +86,15 @@ impl<C> Proactor<C> {
         let mut turn = Turn::new(key, session, timers, &self.limits);
         let mut tried = Tried::Waits;
         if turn.session.wants_to_write() {
+            // A peer that takes all we send must not keep us from reading: half of the budget is for that.
+            let kept = if turn.session.wants_to_read() { turn.budget.halve() } else { Budget::NONE };
             tried = self.run_writes(&mut turn);
+            turn.budget.add(&kept);
         }
         if turn.session.wants_to_read() && self.run_reads(&mut turn) == Tried::Spent {
             tried = Tried::Spent;
         }
-        if turn.session.has(Flags::CLOSING) {
+        if turn.session.has(Flags::NOT_OPEN) {
             return Step::Ending;
         }
         if tried == Tried::Spent { Step::Again } else { Step::Idle }
@@ -151,33 +153,14 @@ impl<C> Proactor<C> {
             return self.end_output(turn);
         }
         let len = pending.body.len();
-        while pending.done < len {
-            if turn.budget.is_spent() {
-                return Tried::Spent;
-            }
-            let verb = if let Body::WriteMany(..) = pending.body {
-                turn.session.send(&pending.body.slices(pending.done, turn.budget.bytes))
-            } else {
-                let rest = &pending.body.bytes()[pending.done..];
-                turn.session.send(&[IoSlice::new(&rest[..rest.len().min(turn.budget.bytes)])])
-            };
-            match verb {
-                Verb::Moved(n) => {
-                    pending.done += n;
-                    turn.budget.moved(n);
-                }
-                Verb::Pending => return Tried::Waits,
-                Verb::Failed(Errno::NOBUFS | Errno::NOMEM) => {
-                    turn.session.wait_for_retry();
-                    turn.timers.arm(sys::now() + RETRY, Timer::Retry(turn.key.token()));
-                    return Tried::Waits;
-                }
-                Verb::Failed(errno) => {
-                    turn.session.set(Flags::BROKEN);
-                    self.fail_write(turn, OpError::Os(errno.into()));
-                    return Tried::Gone;
-                }
-                Verb::Eof => unreachable!("a send has no end of stream"),
+        match send_rest(pending, turn, len) {
+            Sent::All => {}
+            Sent::Waits => return Tried::Waits,
+            Sent::Spent => return Tried::Spent,
+            Sent::Failed(errno) => {
+                turn.session.set(Flags::BROKEN);
+                self.fail_write(turn, OpError::Os(errno.into()));
+                return Tried::Gone;
             }
         }
         self.written += len as u64;
@@ -201,7 +184,7 @@ impl<C> Proactor<C> {
         }
         if let Some(pending) = self.ops.pop(&mut turn.session.state.write, turn.timers) {
             if has_become_read {
-                // As the reads that were pending when the close began.
+                // As those that were pending when the end began. What it read would be bytes behind a gap.
                 self.fail(pending, OpError::Released);
                 return Tried::Gone;
             }

@@ -11,9 +11,9 @@ use crate::event_loop::counters::count;
 use crate::event_loop::session::Flags;
 use crate::event_loop::slab::Key;
 use crate::watcher::Conn;
-use crate::watcher::flow::Turn;
 use crate::watcher::link::Token;
 use crate::watcher::proactor::{Core, Proactor};
+use crate::watcher::turn::Turn;
 
 impl<C> Proactor<C> {
     /// The time of an operation is over. It is tried before that is looked at; if it has been waiting for its session's

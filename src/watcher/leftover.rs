@@ -10,9 +10,10 @@ use crate::event_loop::session::Flags;
 use crate::watcher::batch::Stored;
 use crate::watcher::body::Body;
 use crate::watcher::ending::Ending;
-use crate::watcher::flow::{Tried, Turn};
+use crate::watcher::flow::Tried;
 use crate::watcher::lease::Class;
 use crate::watcher::proactor::Proactor;
+use crate::watcher::turn::Turn;
 
 impl<C> Proactor<C> {
     /// Serves a read from the bytes that came with the socket, before any that the kernel has.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  submitter.rs, conn.rs ──► shared.rs ──► proactor.rs ──► flow.rs       bytes (datagrams.rs: messages)
-//!    op.rs: what travels                    queue.rs  ├──► accepting.rs  connections
+//!    op.rs: what travels                    queue.rs  ├──► accepting.rs, connecting.rs: connections
 //!    lease.rs: buffers                          │     ├──► closing.rs    ends of connections
 //!                                               ▼     └──► ending.rs     end of the loop
 //!  Watcher, EmbeddedWatcher ◄── batch.rs ◄── outbox.rs
@@ -27,6 +27,8 @@ mod body;
 mod bounds;
 mod closing;
 mod conn;
+mod connect;
+mod connecting;
 mod datagrams;
 mod embedded;
 mod ending;
@@ -35,6 +37,7 @@ mod giving_up;
 mod lease;
 mod leftover;
 mod link;
+mod listening;
 mod live;
 mod op;
 mod outbox;
@@ -45,10 +48,12 @@ mod proactor;
 mod queue;
 mod shared;
 mod submitter;
+mod turn;
 
 pub use alarm::NewTimer;
 pub use batch::Batch;
 pub use conn::Conn;
+pub use connect::{ConnectId, Destination, NewConnect};
 pub use embedded::{EmbeddedWatcher, NextTurn};
 pub use lease::Lease;
 pub use op::{Op, OpId, Single, Spendable, TimerId, Write};

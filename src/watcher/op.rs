@@ -11,9 +11,10 @@ use bytes::Bytes;
 
 use crate::error::{SubmitError, SubmitErrorKind};
 use crate::event_loop::inbox::{Patience, nanos};
-use crate::sys::{self, Socket};
+use crate::sys::{self, Socket, StreamOptions};
 use crate::watcher::body::{Body, Then};
 use crate::watcher::bounds::Bounds;
+use crate::watcher::connecting::Connect;
 use crate::watcher::link::Token;
 use crate::watcher::outcome::ListenerId;
 use crate::watcher::shared::ListenerFlag;
@@ -64,6 +65,8 @@ pub(crate) enum Submission<C> {
         id: ListenerId,
         linger: u16,
         unix: bool,
+        /// What the accepted connections do not inherit.
+        buffers: Option<Box<StreamOptions>>,
     },
     Post(C),
     /// `id` 0: it was not asked for.
@@ -79,6 +82,11 @@ pub(crate) enum Submission<C> {
     CancelTimer {
         id: u64,
     },
+    /// Boxed: it is large, and rare.
+    Connect(Box<Connect<C>>),
+    CancelConnect {
+        id: u64,
+    },
 }
 
 impl<C> Submission<C> {
@@ -87,7 +95,7 @@ impl<C> Submission<C> {
     pub(crate) fn relies_on_the_ring(&self) -> bool {
         match self {
             Self::Op(op) => op.body.is_ending() || op.conn.token() == Token::Unregistered,
-            Self::Cancel { .. } | Self::CancelTimer { .. } => true,
+            Self::Cancel { .. } | Self::CancelTimer { .. } | Self::CancelConnect { .. } => true,
             _ => false,
         }
     }
@@ -100,6 +108,7 @@ impl<C> Submission<C> {
                 Some(SubmitError { kind, context, buffer: body.into_payload() })
             }
             Self::Post(context) | Self::Timer { context, .. } => Some(SubmitError { kind, context, buffer: None }),
+            Self::Connect(connect) => Some(SubmitError { kind, context: connect.context, buffer: None }),
             _ => None,
         }
     }

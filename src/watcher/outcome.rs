@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use crate::error::OpError;
+use crate::error::{ConnectError, OpError};
 use crate::sys::Socket;
 use crate::watcher::{Conn, Lease};
 
@@ -237,5 +237,12 @@ pub enum Event<'b, C = ()> {
         context: C,
         /// `Ok`: its time has come. Otherwise `Cancelled`, `Aborted` or `LoopFailed`.
         result: Result<(), OpError>,
+    },
+    /// A connect has come to its end.
+    Connected {
+        /// The context it was submitted with.
+        context: C,
+        /// The new connection, delegated already (dropping it closes it), or why there is none.
+        result: Result<Conn<C>, ConnectError>,
     },
 }

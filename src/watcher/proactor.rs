@@ -37,6 +37,7 @@ use crate::watcher::accepting::ListenerTag;
 use crate::watcher::alarm::Alarms;
 use crate::watcher::batch::{Item, Stored};
 use crate::watcher::body::Body;
+use crate::watcher::connecting::Connects;
 use crate::watcher::ending::Ending;
 use crate::watcher::lease::Stash;
 use crate::watcher::link::Token;
@@ -65,6 +66,7 @@ pub(crate) struct Proactor<C> {
     /// Of those, what is done with. Their drop may be the user's code, so it has to wait until nothing is in hand (G11).
     pub(crate) unread: Vec<Bytes>,
     pub(crate) alarms: Alarms<C>,
+    pub(crate) connects: Connects<C>,
     /// What is pending in the queues of writes, over all sessions.
     pub(crate) writes: usize,
     pub(crate) ending: Ending,
@@ -86,6 +88,7 @@ impl<C> Proactor<C> {
             leftovers: HashMap::new(),
             unread: Vec::new(),
             alarms: Alarms::new(),
+            connects: Connects::new(),
             writes: 0,
             ending: Ending::No,
             limits: shared.limits.whole(),
@@ -163,9 +166,11 @@ impl<C> Proactor<C> {
                 }
             }
             Submission::Post(context) => self.outbox.filling().push(Item::Posted(context)),
-            Submission::Listen { socket, flag, id, linger, unix } => {
-                self.add_listener(core, socket, unix, ListenerTag::new(id, flag, linger));
+            Submission::Listen { socket, flag, id, linger, unix, buffers } => {
+                self.add_listener(core, socket, unix, ListenerTag::new(id, flag, linger, buffers));
             }
+            Submission::Connect(connect) => self.start_connect(core, connect),
+            Submission::CancelConnect { id } => self.cancel_connect(core, id),
         }
     }
 
@@ -282,6 +287,7 @@ impl<C> event_loop::Face for Proactor<C> {
 
     fn collect(&mut self, core: &mut Core) {
         self.drain(core);
+        self.attempt_connects(core);
         self.collect_returns(core);
         self.end_dropped_listeners(core);
         if self.can_feed() {
@@ -295,6 +301,9 @@ impl<C> event_loop::Face for Proactor<C> {
     }
 
     fn wind_up(&mut self, core: &mut Core, key: Key) -> Step {
+        if core.sessions.get_mut(key).is_some_and(|session| session.has(Flags::CONNECTING)) {
+            return self.advance_connect(core, key);
+        }
         self.advance_close(core, key)
     }
 
@@ -321,6 +330,8 @@ impl<C> event_loop::Face for Proactor<C> {
                 self.alarms.expired(index, &mut self.outbox);
             }
             Timer::Close(token) => self.close_overdue(core, Key::from_token(token)),
+            Timer::Connect(id) => self.connect_overdue(core, id),
+            Timer::Attempt(id) => self.connect_again(id),
             // That a turn was taken is enough, `publish` looks at the clock.
             Timer::Grace | Timer::Retry(_) | Timer::Accept(_) | Timer::Limit(_) => {}
         }
@@ -344,6 +355,7 @@ impl<C> event_loop::Face for Proactor<C> {
     fn busy(&mut self) -> bool {
         // Neither handles dropped by this thread within the turn nor its own submissions raise the gate.
         self.can_feed()
+            || self.connects.are_due()
             || (!self.shared.returns.is_empty() && !mutant("returns_overlooked"))
             || self.shared.inbox.has_local()
     }

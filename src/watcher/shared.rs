@@ -74,7 +74,7 @@ pub(crate) struct Shared<C> {
     pub(crate) inbox: Inbox<Submission<C>>,
     pub(crate) sessions: AtomicUsize,
     pub(crate) listeners: AtomicU64,
-    /// Timers that were given a name.
+    /// Names of timers and of connects.
     pub(crate) timers: AtomicU64,
     pub(crate) returns: Returns<Link<C>>,
     pub(crate) in_flight: InFlight,

@@ -9,7 +9,7 @@ use crate::error::{DelegateError, DelegateErrorKind, SubmitError, SubmitErrorKin
 use crate::event_loop::counters::Snapshot;
 use crate::event_loop::inbox::Patience;
 use crate::sync::{Arc, AtomicBool, Ordering};
-use crate::sys::{self, Kind, Socket};
+use crate::sys::{self, Kind, Socket, StreamOptions};
 use crate::watcher::Conn;
 use crate::watcher::link::Addresses;
 use crate::watcher::op::Submission;
@@ -163,14 +163,28 @@ impl<C> Submitter<C> {
                 );
             }
         };
+        self.hand_over(socket, unix, seconds(found.linger), None).map_err(|(kind, socket)| DelegateError {
+            kind,
+            socket,
+            leftover: Bytes::new(),
+        })
+    }
+
+    /// Hands a listener to the loop. `buffers`: what each connection that it accepts is to be given.
+    pub(crate) fn hand_over(
+        &self,
+        socket: Socket,
+        unix: bool,
+        linger: u16,
+        buffers: Option<Box<StreamOptions>>,
+    ) -> Result<Listener<C>, (DelegateErrorKind, Socket)> {
         let address = sys::local_addr(&socket);
         let id = ListenerId(self.0.listeners.fetch_add(1, Ordering::Relaxed));
         let flag = ListenerFlag::new(AtomicBool::new(false));
-        let linger = seconds(found.linger);
-        let submission = Submission::Listen { socket, flag: flag.clone(), id, linger, unix };
+        let submission = Submission::Listen { socket, flag: flag.clone(), id, linger, unix, buffers };
         match self.0.inbox.submit(submission, Patience::Forever) {
             Ok(()) => Ok(Listener { shared: self.0.clone(), flag, id, address }),
-            Err((kind, Submission::Listen { socket, .. })) => fail(not_submitted(kind), socket),
+            Err((kind, Submission::Listen { socket, .. })) => Err((not_submitted(kind), socket)),
             Err(_) => unreachable!("a listener was submitted, so a listener was refused"),
         }
     }

@@ -14,8 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gaio::{
-    Batch, Conn, Detached, EmbeddedWatcher, Event, Failure, Lease, Limits, ListenerId, OpError, Options, Outcome,
-    Payload, Snapshot, Submitter, WaitError, Watcher,
+    Batch, Conn, ConnectError, Detached, EmbeddedWatcher, Event, Failure, Lease, Limits, ListenerId, OpError, Options,
+    Outcome, Payload, Snapshot, Submitter, WaitError, Watcher,
 };
 
 /// Longest life of a test. One that hangs is aborted, with its name.
@@ -347,6 +347,7 @@ pub(crate) enum Taken<C = u64> {
     Ended(ListenerId, Option<io::Error>),
     Posted(C),
     Timer(C, Result<(), OpError>),
+    Connected(C, Result<Conn<C>, ConnectError>),
 }
 
 impl<C> From<Event<'_, C>> for Taken<C> {
@@ -357,6 +358,7 @@ impl<C> From<Event<'_, C>> for Taken<C> {
             Event::ListenerEnded { listener, error } => Self::Ended(listener, error),
             Event::Posted(context) => Self::Posted(context),
             Event::Timer { context, result } => Self::Timer(context, result),
+            Event::Connected { context, result } => Self::Connected(context, result),
             other => panic!("an event these tests do not know: {}", std::any::type_name_of_val(&other)),
         }
     }

@@ -148,7 +148,7 @@ impl Floor {
             return;
         }
         if let Some((socket, leftover)) = line.detached.take() {
-            (line.over, line.ending) = (false, false);
+            (line.over, line.ending, line.again) = (false, false, true);
             self.hand_over(index, socket, leftover);
         }
     }

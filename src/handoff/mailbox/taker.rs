@@ -12,7 +12,7 @@ use super::{FULL, MORE, Shared, Taken, WAIT};
 use crate::sync::thread;
 use crate::sync::{Arc, mutant, order};
 
-/// The emptying end of a [`mailbox`](crate::handoff::mailbox()). One; it may move between threads from take to take.
+/// The emptying end of a [`mailbox`](super::mailbox()). One; it may move between threads from take to take.
 ///
 /// Contract: [`taken`](Self::taken) must be empty before the next take, because that take gives the buffer back to
 /// be filled. What is left in it would be published a second time.
@@ -45,7 +45,7 @@ impl<B> Taker<B> {
     /// Takes the batch that is there, if one is. Never blocks.
     ///
     /// Cost: a load, and for a batch a swap. The publisher may set `more` up to the last moment; what it publishes
-    /// afterwards is another batch. See [`mailbox`](crate::handoff::mailbox()) for an example.
+    /// afterwards is another batch. See [`mailbox`](super::mailbox()) for an example.
     pub fn try_take(&mut self) -> Taken {
         // Acquire: pairs with the swap in `publish`: the batch is in the cell.
         if self.shared.word.load(order!(MAIL_FULL_LOAD, Acquire)) & FULL == 0 {
