@@ -424,7 +424,11 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
     use super::*;
+    use gaio::SessionLoop;
     use gaio::testkit::Bench;
 
     fn stranger() -> (Bench<Session>, Arc<Chat>) {
@@ -503,6 +507,37 @@ mod tests {
         assert!(matches!(bench.ended(), Some(End::Closed)) && chat.names().is_empty());
         let written = bench.written();
         assert!(written.ends_with(b"bye too slow\n") && written.len() < MOST_WAITING + 200);
+    }
+
+    /// A loop that takes nothing, with room for two lines in its ring.
+    #[test]
+    fn a_loop_that_is_behind_holds_the_speaker_back() {
+        let mut limits = SessionLimits::default();
+        limits.ring_slots = 2;
+        let (sender, hub) = mpsc::channel();
+        let (go, wait) = mpsc::channel::<()>();
+        let (turned, has_turned) = mpsc::channel();
+        let other = thread::spawn(move || {
+            let (mut sessions, hub) = SessionLoop::new(limits, |_peer| None).unwrap();
+            sender.send(hub).unwrap();
+            for () in wait {
+                turned.send(sessions.turn(Some(Duration::ZERO))).unwrap();
+            }
+        });
+        let (mut bench, chat) = stranger();
+        chat.hubs.set(vec![hub.recv().unwrap()]).unwrap();
+        answers(&mut bench, "nick ann\njoin here\nsay 1\nsay 2\nsay 3\npart\n", "ok nick ann\nok join here\n");
+        assert!(matches!(bench.state(), Some(Session::Stalled(_, Unsaid { line, from: 0 })) if line == "said ann 2\n"));
+        bench.advance(100 * RETRY);
+        assert!(matches!(bench.state(), Some(Session::Stalled(..))), "it tries again, in vain");
+        bench.message(line("here", "said bob meanwhile\n"));
+        assert_eq!(bench.written(), b"said bob meanwhile\n");
+        go.send(()).unwrap();
+        has_turned.recv().unwrap().unwrap();
+        bench.advance(RETRY);
+        assert_eq!(bench.written(), b"ok part here\n", "it has said all, and then what came behind it was read");
+        drop(go);
+        other.join().unwrap();
     }
 
     #[test]
