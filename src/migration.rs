@@ -23,6 +23,7 @@
 //! | `NewWatcherSize(n)` | [`Limits::arena`] | the size of one batch's arena; a read that finds it full waits |
 //! | the first request on a connection | [`Submitter::delegate`] | explicit; ownership moves, nothing is dup'd |
 //! | `net.Listener`, `Accept` | [`Submitter::listen`], or the same by hand | accepting can be the loop's |
+//! | `net.Dial`, and then a request | [`Submitter::connect`], or the same by hand | connecting can be the loop's |
 //! | `Read(ctx, conn, buf)` | [`conn.read(buf)`](Conn::read)`.submit_with(ctx)` | the buffer moves in, and back |
 //! | `Read(ctx, conn, nil)` | [`read_pooled`](Conn::read_pooled), [`read_leased`](Conn::read_leased) | bounded per read; nobody gets crumbs |
 //! | `ReadTimeout(…, deadline)` | [`.by(instant)`](Op::by), [`.within(time)`](Op::within) | on every operation |
@@ -376,8 +377,8 @@
 //!
 //! For these gaio has no counterpart: half-close ([`Conn::shutdown_write`]), cancelling one operation ([`Conn::cancel`]),
 //! knowing that there is something to read and no more ([`Conn::readable`]), vectored and linked writes, timers, posts,
-//! accepting, connecting, taking a socket back out, limits that change while the loop runs, and a watcher that another
-//! poll loop can wait for. Datagrams are messages here: an empty one is no end. A loop in your own thread is
+//! accepting, connecting, taking a socket back out, limits that change while the loop runs ([`Submitter::set_limits`]), and
+//! a watcher that another poll loop can wait for ([`Watcher::pollable`]). Datagrams are messages here: an empty one is no end. A loop in your own thread is
 //! [`EmbeddedWatcher`]; and a server whose connections are state machines is the other face of the crate: see
 //! [`guide`](crate::guide).
 
