@@ -2,8 +2,9 @@
 //!
 //! What a loop does all day: operations complete long before their deadlines, in an order of their own, and the next
 //! ones arm theirs. Each iteration picks one of the live deadlines at random and sets it to 1 to 70 s from a present
-//! that goes on by 1 µs; after every 64 there is a turn, which takes what expired and arms it again. The nodes lie in
-//! entries of 64 bytes, as those of operations do, so at 100 000 live and more the figures are those of the caches.
+//! that goes on by 1 µs; after every 64 there is a turn, which takes what expired and arms it again. Nodes and keys lie
+//! in entries of 64 bytes, as those of operations do, so at 100 000 live and more the figures are those of the caches.
+//! `nothing` is the load alone, and part of every other figure.
 
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 
@@ -16,6 +17,7 @@ mod wheel;
 mod bench {
     use std::cmp::Reverse;
     use std::collections::{BTreeMap, BinaryHeap};
+    use std::hint::black_box;
 
     use criterion::Criterion;
 
@@ -31,10 +33,22 @@ mod bench {
     #[repr(align(64))]
     struct Entry {
         node: Node,
-        _operation: [u64; 6],
+        /// For the others: the key by which its deadline is found.
+        at: u64,
+        _operation: [u64; 5],
     }
 
     struct Entries(Vec<Entry>);
+
+    impl Entries {
+        fn new(live: u32) -> Self {
+            Self((0..live).map(|_| Entry { node: Node::UNARMED, at: 0, _operation: [0; 5] }).collect())
+        }
+
+        fn at(&mut self, index: u32) -> &mut u64 {
+            &mut self.0[index as usize].at
+        }
+    }
 
     impl Nodes for Entries {
         #[inline]
@@ -47,7 +61,7 @@ mod bench {
 
     impl Deadlines for InWheel {
         fn new(live: u32) -> Self {
-            Self(Wheel::new(), Entries((0..live).map(|_| Entry { node: Node::UNARMED, _operation: [0; 6] }).collect()))
+            Self(Wheel::new(), Entries::new(live))
         }
 
         fn again(&mut self, index: u32, at: u64) {
@@ -60,16 +74,15 @@ mod bench {
         }
     }
 
-    /// The entry keeps the key by which its deadline is found.
-    struct InTree(BTreeMap<(u64, u32), ()>, Vec<u64>);
+    struct InTree(BTreeMap<(u64, u32), ()>, Entries);
 
     impl Deadlines for InTree {
         fn new(live: u32) -> Self {
-            Self(BTreeMap::new(), vec![0; live as usize])
+            Self(BTreeMap::new(), Entries::new(live))
         }
 
         fn again(&mut self, index: u32, at: u64) {
-            let old = std::mem::replace(&mut self.1[index as usize], at);
+            let old = std::mem::replace(self.1.at(index), at);
             self.0.remove(&(old, index));
             self.0.insert((at, index), ());
         }
@@ -82,29 +95,46 @@ mod bench {
 
     /// A cancelled deadline stays in the heap, and is known by not being its entry's. When two of three are of that
     /// kind they are thrown out, or the garbage of a minute would be all of the memory.
-    struct InHeap(BinaryHeap<Reverse<(u64, u32)>>, Vec<u64>);
+    struct InHeap(BinaryHeap<Reverse<(u64, u32)>>, Entries);
 
     impl Deadlines for InHeap {
         fn new(live: u32) -> Self {
-            Self(BinaryHeap::new(), vec![0; live as usize])
+            Self(BinaryHeap::new(), Entries::new(live))
         }
 
         fn again(&mut self, index: u32, at: u64) {
-            self.1[index as usize] = at;
+            *self.1.at(index) = at;
             self.0.push(Reverse((at, index)));
-            if self.0.len() > 3 * self.1.len() {
-                let live = &self.1;
-                self.0.retain(|Reverse((at, index))| live[*index as usize] == *at);
+            if self.0.len() > 3 * self.1.0.len() {
+                let live = &mut self.1;
+                self.0.retain(|Reverse((at, index))| live.at(*index) == at);
             }
         }
 
         fn expired(&mut self, now: u64) -> Option<u32> {
             while self.0.peek()?.0.0 <= now {
                 let Reverse((at, index)) = self.0.pop()?;
-                if self.1[index as usize] == at {
+                if *self.1.at(index) == at {
                     return Some(index);
                 }
             }
+            None
+        }
+    }
+
+    /// The load alone, to be subtracted.
+    struct Nowhere;
+
+    impl Deadlines for Nowhere {
+        fn new(_: u32) -> Self {
+            Self
+        }
+
+        fn again(&mut self, index: u32, at: u64) {
+            black_box((index, at));
+        }
+
+        fn expired(&mut self, _: u64) -> Option<u32> {
             None
         }
     }
@@ -151,11 +181,11 @@ mod bench {
         }
     }
 
-    fn again<D: Deadlines>(criterion: &mut Criterion, name: &str) {
+    fn again<D: Deadlines>(criterion: &mut Criterion, name: &str, all_live: &[u32]) {
         let mut group = criterion.benchmark_group(name);
         // A run that is only a test need not fill the caches.
         let measured = std::env::args().any(|argument| argument == "--bench");
-        for live in [1_000, 10_000, 100_000, 1_000_000] {
+        for &live in all_live {
             group.bench_function(live.to_string(), |bencher| {
                 let mut load = Load::<D>::new(if measured { live } else { live / 100 });
                 bencher.iter(|| load.step());
@@ -166,9 +196,11 @@ mod bench {
 
     pub(crate) fn main() {
         let mut criterion = Criterion::default().configure_from_args();
-        again::<InWheel>(&mut criterion, "wheel");
-        again::<InTree>(&mut criterion, "BTreeMap");
-        again::<InHeap>(&mut criterion, "lazy BinaryHeap");
+        let live = [1_000, 10_000, 100_000, 1_000_000];
+        again::<Nowhere>(&mut criterion, "nothing", &live[..1]);
+        again::<InWheel>(&mut criterion, "wheel", &live);
+        again::<InTree>(&mut criterion, "BTreeMap", &live);
+        again::<InHeap>(&mut criterion, "lazy BinaryHeap", &live);
         criterion.final_summary();
     }
 }

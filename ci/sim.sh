@@ -8,6 +8,6 @@ cd "$(dirname "$0")/.."
 
 export RUSTFLAGS='--cfg gaio_sim' CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/sim"
 if [ "${1:-}" != swarm ]; then
-    cargo test --lib --test simulated
+    cargo test --lib --test 'simulated*'
 fi
 cargo test --test swarm -- --nocapture

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! --listen ADDR       where to listen (127.0.0.1:7000)
-//! --mode M            spawned: a loop thread and a thread that waits; embedded: the loop in the caller's thread
+//! --mode M            spawned: a loop thread and a thread that waits; embedded: the loop in the caller's thread;
+//!                     typed: sessions that are state machines, on loops of their own
 //! --read R            vec: buffers of our own; pooled: bytes of the batch; leased: buffers of the loop's pool
 //! --ops O             linked: write then read in one submission; separate: one after the other
 //! --timeout MS        a deadline on every operation; a connection that misses one is dropped
 //! --watchers N        that many loops, each with a listener of its own on the same port
+//! --cores N           the same, in typed mode
 //! --pin CPU           pins loop i to CPU + i
 //! ```
 //!
@@ -16,23 +18,30 @@
 #![expect(clippy::print_stdout, reason = "where it listens is its output")]
 
 use std::error::Error;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
 
 use gaio::{
-    Batch, Conn, EmbeddedWatcher, Event, Op, Options, Outcome, Payload, SubmitError, SubmitErrorKind, Submitter,
-    WaitError, Watcher,
+    Batch, Conn, EmbeddedWatcher, Event, Expect, Io, ListenOptions, Listener, Next, Op, Options, Outcome, Payload,
+    Protocol, Server, SubmitError, SubmitErrorKind, Submitter, WaitError, Watcher,
 };
-use rustix::net::{AddressFamily, SocketType, sockopt};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Read {
     Vec,
     Pooled,
     Leased,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Mode {
+    Spawned,
+    Embedded,
+    Typed,
 }
 
 #[derive(Clone, Copy)]
@@ -44,14 +53,14 @@ struct Settings {
 
 struct Arguments {
     listen: SocketAddr,
-    embedded: bool,
+    mode: Mode,
     settings: Settings,
     watchers: usize,
     pin: Option<usize>,
 }
 
-const USAGE: &str = "usage: echo-server [--listen ADDR] [--mode spawned|embedded] [--read vec|pooled|leased] \
-                     [--ops linked|separate] [--timeout MS] [--watchers N] [--pin CPU]";
+const USAGE: &str = "usage: echo-server [--listen ADDR] [--mode spawned|embedded|typed] [--read vec|pooled|leased] \
+                     [--ops linked|separate] [--timeout MS] [--watchers N] [--cores N] [--pin CPU]";
 
 fn understood<T: FromStr<Err: Error>>(flag: &str, value: &str) -> Result<T, String> {
     value.parse().map_err(|error| format!("{flag} {value}: {error}\n{USAGE}"))
@@ -60,39 +69,27 @@ fn understood<T: FromStr<Err: Error>>(flag: &str, value: &str) -> Result<T, Stri
 fn arguments() -> Result<Arguments, Box<dyn Error>> {
     let settings = Settings { read: Read::Leased, linked: true, timeout: None };
     let listen = SocketAddr::from(([127, 0, 0, 1], 7000));
-    let mut parsed = Arguments { listen, embedded: false, settings, watchers: 1, pin: None };
+    let mut parsed = Arguments { listen, mode: Mode::Spawned, settings, watchers: 1, pin: None };
     let mut words = std::env::args().skip(1);
     while let Some(flag) = words.next() {
         let value = words.next().ok_or(USAGE)?;
         match (flag.as_str(), value.as_str()) {
             ("--listen", address) => parsed.listen = understood(&flag, address)?,
-            ("--mode", "spawned") => parsed.embedded = false,
-            ("--mode", "embedded") => parsed.embedded = true,
+            ("--mode", "spawned") => parsed.mode = Mode::Spawned,
+            ("--mode", "embedded") => parsed.mode = Mode::Embedded,
+            ("--mode", "typed") => parsed.mode = Mode::Typed,
             ("--read", "vec") => parsed.settings.read = Read::Vec,
             ("--read", "pooled") => parsed.settings.read = Read::Pooled,
             ("--read", "leased") => parsed.settings.read = Read::Leased,
             ("--ops", "linked") => parsed.settings.linked = true,
             ("--ops", "separate") => parsed.settings.linked = false,
             ("--timeout", ms) => parsed.settings.timeout = Some(Duration::from_millis(understood(&flag, ms)?)),
-            ("--watchers", n) => parsed.watchers = understood::<usize>(&flag, n)?.max(1),
+            ("--watchers" | "--cores", n) => parsed.watchers = understood::<usize>(&flag, n)?.max(1),
             ("--pin", cpu) => parsed.pin = Some(understood(&flag, cpu)?),
             _ => return Err(format!("{flag} {value}: not understood\n{USAGE}").into()),
         }
     }
     Ok(parsed)
-}
-
-/// A listener with a backlog that holds a burst, whose connections send small messages at once (accepted ones inherit
-/// TCP_NODELAY). With `shared`, several of them may have the same port.
-fn bind(address: SocketAddr, shared: bool) -> std::io::Result<TcpListener> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
-    sockopt::set_socket_reuseaddr(&socket, true)?;
-    sockopt::set_socket_reuseport(&socket, shared)?;
-    sockopt::set_tcp_nodelay(&socket, true)?;
-    rustix::net::bind(&socket, &address)?;
-    rustix::net::listen(&socket, 4096)?;
-    Ok(socket.into())
 }
 
 impl Settings {
@@ -144,17 +141,58 @@ impl Settings {
     }
 }
 
+/// A typed session: whatever arrives goes back. A slice of the input is sent from where it lies.
+struct Echo {
+    timeout: Option<Duration>,
+}
+
+impl Protocol for Echo {
+    type Message = ();
+
+    fn expects(&self) -> Expect {
+        match self.timeout {
+            Some(time) => Expect::any().idle_within(time),
+            None => Expect::any(),
+        }
+    }
+
+    fn on_frame(self, bytes: &[u8], io: &mut Io<'_, Self>) -> Next<Self> {
+        io.write(bytes);
+        Next::Become(self)
+    }
+}
+
+fn typed(arguments: &Arguments, mut signals: Signals) -> Result<(), Box<dyn Error>> {
+    let timeout = arguments.settings.timeout;
+    let mut builder = Server::bind(arguments.listen)?.loops(arguments.watchers);
+    if let Some(cpu) = arguments.pin {
+        builder = builder.pin_from(cpu);
+    }
+    let server = builder.serve(move |_peer| Echo { timeout })?;
+    println!("listening on {}", server.local_addr().unwrap_or(arguments.listen));
+    signals.forever().next();
+    server.shutdown(Duration::from_secs(1));
+    Ok(server.join()?)
+}
+
 /// One loop and the thread that takes its batches.
 struct Running {
     submitter: Submitter,
+    listener: Listener,
     thread: thread::JoinHandle<()>,
 }
 
-fn spawned(settings: Settings, options: Options, listener: TcpListener) -> Result<Running, Box<dyn Error>> {
+/// Where each loop listens: several of them may have one port, and the system deals the connections out.
+#[derive(Clone, Copy)]
+struct Place {
+    address: SocketAddr,
+    options: ListenOptions,
+}
+
+fn spawned(settings: Settings, options: Options, place: Place) -> Result<Running, Box<dyn Error>> {
     let (mut watcher, submitter) = Watcher::spawn(options)?;
-    let guard = submitter.listen(listener)?;
+    let listener = submitter.listen_on(place.address, &place.options)?;
     let thread = thread::spawn(move || {
-        let _guard = guard;
         loop {
             match watcher.wait() {
                 Ok(batch) => settings.serve_batch(batch),
@@ -162,20 +200,20 @@ fn spawned(settings: Settings, options: Options, listener: TcpListener) -> Resul
             }
         }
     });
-    Ok(Running { submitter, thread })
+    Ok(Running { submitter, listener, thread })
 }
 
-fn embedded(settings: Settings, options: Options, listener: TcpListener) -> Result<Running, Box<dyn Error>> {
+fn embedded(settings: Settings, options: Options, place: Place) -> Result<Running, Box<dyn Error>> {
     let (ready, started) = std::sync::mpsc::channel();
     let thread = thread::spawn(move || {
         let made = EmbeddedWatcher::new(options).map_err(|error| error.to_string()).and_then(|(watcher, submitter)| {
-            let guard = submitter.listen(listener).map_err(|error| error.to_string())?;
-            Ok((watcher, submitter, guard))
+            let listener = submitter.listen_on(place.address, &place.options).map_err(|error| error.to_string())?;
+            Ok((watcher, submitter, listener))
         });
-        let (mut watcher, _guard) = match made {
-            Ok((watcher, submitter, guard)) => {
-                let _ = ready.send(Ok(submitter));
-                (watcher, guard)
+        let mut watcher = match made {
+            Ok((watcher, submitter, listener)) => {
+                let _ = ready.send(Ok((submitter, listener)));
+                watcher
             }
             Err(error) => return drop(ready.send(Err(error))),
         };
@@ -186,7 +224,8 @@ fn embedded(settings: Settings, options: Options, listener: TcpListener) -> Resu
             }
         }
     });
-    Ok(Running { submitter: started.recv()??, thread })
+    let (submitter, listener) = started.recv()??;
+    Ok(Running { submitter, listener, thread })
 }
 
 fn report(ended: WaitError) {
@@ -197,26 +236,31 @@ fn report(ended: WaitError) {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = arguments()?;
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
-    let mut address = arguments.listen;
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    if arguments.mode == Mode::Typed {
+        return typed(&arguments, signals);
+    }
+    let mut place = Place { address: arguments.listen, options: ListenOptions::default() };
+    place.options.reuse_port = arguments.watchers > 1;
     let mut loops = Vec::new();
     for i in 0..arguments.watchers {
-        let listener = bind(address, arguments.watchers > 1)?;
-        address = listener.local_addr()?;
         let mut options = Options::default().name(format!("echo-{i}"));
         if let Some(cpu) = arguments.pin {
             options = options.pin_to(cpu + i);
         }
-        let start = if arguments.embedded { embedded } else { spawned };
-        loops.push(start(arguments.settings, options, listener)?);
+        let start = if arguments.mode == Mode::Embedded { embedded } else { spawned };
+        let running = start(arguments.settings, options, place)?;
+        // The first may choose a port, the others share it.
+        place.address = running.listener.local_addr().unwrap_or(place.address);
+        loops.push(running);
     }
-    println!("listening on {address}");
+    println!("listening on {}", place.address);
     signals.forever().next();
     // What has been read is answered, then everything ends.
     for running in &loops {
         running.submitter.shutdown(Duration::from_secs(1));
     }
-    for Running { submitter, thread } in loops {
+    for Running { submitter, thread, .. } in loops {
         thread.join().map_err(|_| "a serving thread panicked")?;
         let shed = submitter.counters().shed;
         if shed > 0 {

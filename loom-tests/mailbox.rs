@@ -1,12 +1,13 @@
 //! Q1: is a batch lost, torn, or taken twice; does a buffer vanish from the round of three? (M1, M2)
 //! Q2: can a residue stay behind with nobody told of it? (M3)
-//! Q3: can a taker park, or time out, and a batch be there? (M4)
+//! Q3: can a taker park, or time out, and a batch be there; can its bell be silent, and a batch be there? (M4)
 //!
 //! | model              | threads                                         | bound | executions | time  | floor  |
 //! |--------------------|-------------------------------------------------|-------|------------|-------|--------|
 //! | `nothing_lost`     | publisher of 3, taker that tries                | 20    | 1 090      | 0.2 s | 500    |
 //! | `wakes_and_raises` | publisher of 2 that sleeps, taker that waits    | 5     | 7 184      | 1.1 s | 5 000  |
 //! | `given_up_waits`   | publisher of 2, taker that gives up, then moves | 3     | 24 818     | 4.1 s | 15 000 |
+//! | `bell`             | publisher of 2 that sleeps, taker with a bell   | 5     | 1 531      | 0.3 s | 1 000  |
 //!
 //! Left out: the clock. A wait with a limit gives up as soon as it was announced, which is the worst it can do. loom's
 //! `unpark` orders more than `std`'s promises (it joins at once, not at the park); the models without it don't care.
@@ -136,6 +137,44 @@ fn wakes_and_raises() {
     });
 }
 
+/// The taker sleeps in a poll of its own, and nowhere else; it is given its bell while the publisher is at work.
+#[test]
+fn bell() {
+    explore("mailbox bell", 5, 1_000, || {
+        let (mut publisher, mut taker) = marked();
+        let switch = Switch::new();
+        let taking = thread::spawn({
+            let switch = switch.clone();
+            move || {
+                let rung = Switch::new();
+                taker.set_bell({
+                    let rung = rung.clone();
+                    move || rung.raise()
+                });
+                let mut items = Vec::new();
+                while items.len() < 2 {
+                    // Silenced as it wakes, hence before it takes.
+                    rung.sleep();
+                    if let Taken::Batch { more } = taker.try_take() {
+                        empty(&mut taker, &mut items);
+                        more.then(|| switch.raise());
+                    }
+                }
+                items
+            }
+        });
+        for item in 0..2 {
+            publisher.filling().items.push(Track::new(item));
+            let _ = publisher.publish();
+        }
+        while !publisher.peek().items.is_empty() {
+            switch.sleep();
+            let _ = publisher.publish();
+        }
+        assert_eq!(taking.join().unwrap(), [0, 1]);
+    });
+}
+
 /// The first thread announces a wait and gives it up; the taker moves to another thread, which waits in earnest.
 #[test]
 fn given_up_waits() {
@@ -190,5 +229,8 @@ fn mutants_must_fail() {
         must_fail("wakes_and_raises", "wait_by_store");
         must_fail("wakes_and_raises", "more_forgotten");
         must_fail("given_up_waits", "wait_by_store");
+        must_fail("bell", "bell_unannounced");
+        must_fail("bell", "bell_forgotten");
+        must_fail("bell", "wake_before_publish");
     }
 }

@@ -191,7 +191,7 @@ fn echo() {
                         conn.write(bytes).submit_with(tally.mark(2)).unwrap();
                     }
                     Event::Done { context: Mark(_, 2), outcome: Outcome::Wrote(bytes), .. } => {
-                        assert_eq!(bytes.as_slice(), b"hi");
+                        assert_eq!(bytes.as_slice(), Some(&b"hi"[..]));
                         wrote = true;
                     }
                     other => panic!("{other:?}"),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 
@@ -16,12 +17,17 @@ pub enum SubmitErrorKind {
     Closed,
     /// The ring is full, and this call may not wait (or not any longer). Try again after the next batch.
     Full,
-    /// A cap on operations in flight or queued bytes is reached. Take completions first.
+    /// A cap on operations in flight or queued bytes is reached (of a connect: or that on sessions). Take completions
+    /// first.
     TooMany,
-    /// A read into a buffer of no capacity, or a write of no bytes. Give it at least one byte.
+    /// A read into a buffer of no capacity, or a write of no bytes (to a stream). Give it at least one byte.
     EmptyBuffer,
     /// The buffer of an exact read could not be grown to the size asked for.
     TooLarge,
+    /// An exact read, or the end of the sending side, on a datagram socket: its messages have borders, and no end.
+    NotAStream,
+    /// A connect without an address. Give it one at least.
+    NoAddress,
 }
 
 impl fmt::Display for SubmitErrorKind {
@@ -32,6 +38,8 @@ impl fmt::Display for SubmitErrorKind {
             Self::TooMany => "too many operations or bytes in flight: take completions first, or raise the limit",
             Self::EmptyBuffer => "the buffer has no room to read into, or nothing to write",
             Self::TooLarge => "the buffer could not be grown to the size of the exact read",
+            Self::NotAStream => "a datagram socket is no stream: no exact reads, and no end of the sending side",
+            Self::NoAddress => "there is no address to connect to",
         })
     }
 }
@@ -110,24 +118,36 @@ pub struct DelegateError {
     pub leftover: Bytes,
 }
 
+impl fmt::Display for DelegateErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("the loop has been shut down"),
+            Self::Full => f.write_str("the submission ring is full: try again after taking completions"),
+            Self::TooMany => f.write_str("too many sessions: close some, or raise the limit"),
+            Self::Unsupported(what) => write!(f, "cannot be delegated: {what}"),
+            Self::Os(error) => write!(f, "the system refused the socket: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for DelegateErrorKind {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Os(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for DelegateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.kind {
-            DelegateErrorKind::Closed => f.write_str("the loop has been shut down"),
-            DelegateErrorKind::Full => f.write_str("the submission ring is full: try again after taking completions"),
-            DelegateErrorKind::TooMany => f.write_str("too many sessions: close some, or raise the limit"),
-            DelegateErrorKind::Unsupported(what) => write!(f, "cannot be delegated: {what}"),
-            DelegateErrorKind::Os(error) => write!(f, "the system refused the socket: {error}"),
-        }
+        self.kind.fmt(f)
     }
 }
 
 impl std::error::Error for DelegateError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.kind {
-            DelegateErrorKind::Os(error) => Some(error),
-            _ => None,
-        }
+        std::error::Error::source(&self.kind)
     }
 }
 
@@ -154,6 +174,11 @@ pub enum OpError {
     NotRegistered,
     /// The loop ended by a panic in user code (the `Drop` of a context or buffer).
     LoopFailed,
+    /// A datagram found too little room, and its end is lost. What did fit is in the [`Failure`](crate::Failure).
+    Truncated {
+        /// The bytes that were sent.
+        whole: usize,
+    },
 }
 
 impl OpError {
@@ -179,6 +204,9 @@ impl fmt::Display for OpError {
             Self::Broken => f.write_str("an earlier write was torn, or the sending side shut down: nothing may follow"),
             Self::NotRegistered => f.write_str("the system refused to register the descriptor"),
             Self::LoopFailed => f.write_str("the loop ended by a panic in user code"),
+            Self::Truncated { whole } => {
+                write!(f, "a datagram of {whole} bytes found too little room: its end is lost")
+            }
         }
     }
 }
@@ -199,9 +227,45 @@ impl From<OpError> for io::Error {
             OpError::Closed | OpError::NotRegistered => io::ErrorKind::NotConnected,
             OpError::Broken => io::ErrorKind::BrokenPipe,
             OpError::TimedOut => io::ErrorKind::TimedOut,
+            OpError::Truncated { .. } => io::ErrorKind::InvalidData,
             _ => io::ErrorKind::ConnectionAborted,
         };
         Self::new(kind, error)
+    }
+}
+
+/// Why a connect came to nothing; of [`Event::Connected`](crate::Event::Connected).
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ConnectError {
+    /// `Os` if every address failed: what the system said of the last one. Otherwise `TimedOut`, `Cancelled`, `Aborted`
+    /// or `LoopFailed`.
+    pub error: OpError,
+    /// The addresses that had failed by then, in the order in which they did, with what the system said of each. Empty
+    /// for a Unix path.
+    pub failed: Vec<(SocketAddr, io::Error)>,
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no connection")?;
+        match &self.error {
+            OpError::Os(_) if !self.failed.is_empty() => {} // It is the last of them.
+            error => write!(f, ": {error}")?,
+        }
+        self.failed.iter().try_for_each(|(addr, error)| write!(f, ": {addr}: {error}"))
+    }
+}
+
+impl std::error::Error for ConnectError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.error)
+    }
+}
+
+impl From<ConnectError> for io::Error {
+    fn from(error: ConnectError) -> Self {
+        error.error.into()
     }
 }
 

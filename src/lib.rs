@@ -1,5 +1,12 @@
-//! A proactor for Linux sockets: hand a connection to an event loop for good, submit reads and writes from any thread,
-//! take their completions in batches.
+//! An event loop for Linux sockets, with two faces.
+//!
+//! | face | a connection is | your code | begin with |
+//! |---|---|---|---|
+//! | **proactor** | a handle, [`Conn`], for any thread | takes completions in batches | this page; from Go's gaio: [`migration`] |
+//! | **typed sessions** | a state machine, a [`Protocol`] | is called with whole frames and messages | the [`guide`] |
+//!
+//! Both stand on one loop. The proactor: hand a connection to it for good, submit reads and writes from any thread, take
+//! their completions in batches.
 //!
 //! ```text
 //!   your threads                         the loop thread
@@ -10,8 +17,8 @@
 //!   Watcher::wait ◄──────── mailbox ◄─── publishes completions in batches
 //! ```
 //!
-//! No thread, no stack and no read buffer per connection; no async runtime; no callback. A completion is a value, and
-//! what to do about it is up to a loop of yours.
+//! No thread, no stack and no read buffer per connection; no async runtime. A completion is a value, and what to do about
+//! it is up to a loop of yours.
 //!
 //! # An echo server, spawned
 //!
@@ -68,6 +75,9 @@
 //! The loop runs in your thread, inside of [`EmbeddedWatcher::turn`]: one per core, say. Nothing is handed over, so
 //! submissions from that thread take no atomics but a count.
 //!
+//! Either drive can be part of a poll loop of your own, with descriptors of yours beside: see [`Watcher::pollable`], and
+//! [`EmbeddedWatcher::next_turn`].
+//!
 //! ```
 //! use std::io::{Read, Write};
 //! use std::net::{TcpListener, TcpStream};
@@ -100,6 +110,46 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # A server of typed sessions
+//!
+//! One loop per thread; each connection is a value that says what it waits for, and becomes the next state when that has
+//! come. The [`guide`] goes on from here.
+//!
+//! ```
+//! use std::io::{Read, Write};
+//! use std::time::Duration;
+//!
+//! use gaio::{Expect, Io, Next, Protocol, Server};
+//!
+//! struct Echo;
+//!
+//! impl Protocol for Echo {
+//!     type Message = ();
+//!
+//!     fn expects(&self) -> Expect {
+//!         Expect::any().idle_within(Duration::from_secs(60))
+//!     }
+//!
+//!     fn on_frame(self, bytes: &[u8], io: &mut Io<'_, Self>) -> Next<Self> {
+//!         io.write(bytes);
+//!         Next::Become(self)
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = Server::bind("127.0.0.1:0")?.loops(2).serve(|_peer| Echo)?;
+//! let mut peer = std::net::TcpStream::connect(server.local_addr().unwrap())?;
+//! peer.write_all(b"hello")?;
+//! let mut answer = [0; 5];
+//! peer.read_exact(&mut answer)?;
+//! assert_eq!(&answer, b"hello");
+//! # drop(peer);
+//!
+//! server.shutdown(Duration::from_secs(1));
+//! server.join()?;
+//! # Ok(()) }
+//! ```
+//!
 //! # Words
 //!
 //! | word | what it is |
@@ -108,6 +158,7 @@
 //! | loop thread | the only thread that touches descriptors: the watcher's own, or the caller of `turn` |
 //! | turn | one pass of the loop, from a park to a publish |
 //! | delegate | to give a connection to a loop, for good: [`Submitter::delegate`], or [`Submitter::listen`] for many |
+//! | connect, listen | to let the loop make them: [`Submitter::connect`], [`Submitter::listen_on`] |
 //! | session | the loop's state of one connection |
 //! | conn | a handle to it, [`Conn`]: cloneable, usable from any thread |
 //! | operation | something to be done on a connection: [`Op`]. Submitted and accepted, it is *in flight* |
@@ -116,6 +167,9 @@
 //! | batch | completions published together: [`Batch`] |
 //! | arena | the memory of a batch's pooled reads |
 //! | release, close | to end a session now, or gracefully |
+//! | protocol, state | a typed session's state machine, [`Protocol`]; a value of that type |
+//! | frame | what a state waits for, whole: [`Expect`] |
+//! | message | what others send to a typed session, by its [`Address`] or its group |
 //! | shutdown | to end the loop |
 //!
 //! # Guarantees
@@ -142,9 +196,14 @@
 //! 8. One busy connection cannot starve the others: a step of a session has a budget, and then it is the next one's
 //!    turn.
 //! 9. No allocation per operation in the steady state.
-//! 10. Everything has a limit: see [`Limits`].
+//! 10. Everything has a limit, and most of them can be changed while the loop runs: see [`Limits`].
 //! 11. A panic in user code on a loop's thread (the `Drop` of a payload) ends a spawned loop in order, as
-//!     [`WaitError::LoopFailed`]; from an embedded loop it unwinds through `turn`.
+//!     [`WaitError::LoopFailed`]; from an embedded loop it unwinds through `turn`. A panic in a callback of a typed session
+//!     ends that session alone, as [`End::Panicked`].
+//!
+//! What is said of operations holds for typed sessions in their terms: [`Protocol::on_end`] is called once, frames and one
+//! sender's messages come in order, a peer that does not read is not read from, an idle session holds no buffer, and the
+//! limits are [`SessionLimits`].
 //!
 //! # Which read?
 //!
@@ -167,6 +226,10 @@
 //! # }
 //! ```
 //!
+//! Connected datagram sockets (UDP, Unix) can be delegated like streams: each read then takes one message, and each write
+//! sends one. An empty message is data, and one that found too little room is a failure, with what did fit:
+//! see [`Conn`](Conn#datagrams).
+//!
 //! # Back-pressure
 //!
 //! Nothing is read but what was asked for. So the peer is held back by not submitting the next read: submit it when the
@@ -188,6 +251,7 @@
 //! | a connection, gracefully | drop the last handle, or [`Conn::close`] | reads: [`OpError::Released`]; queued writes go out |
 //! | a connection, now | [`Conn::release`] | complete as `Released` |
 //! | accepting | drop the [`Listener`] | connections accepted before are still handed out |
+//! | a connect | [`Submitter::cancel_connect`] | [`OpError::Cancelled`] |
 //! | a loop | [`Submitter::shutdown`] | queued writes go out within the grace; the rest: [`OpError::Aborted`] |
 //! | a loop, now | drop the watcher | dropped, buffers and contexts once each |
 //!
@@ -202,7 +266,7 @@
 //!
 //! | limit | unit | default | beyond it |
 //! |---|---|---|---|
-//! | [`sessions`](Limits::sessions) | connections per loop | 65 536 | `delegate` is refused, an accepted one closed |
+//! | [`sessions`](Limits::sessions) | connections per loop | 65 536 | `delegate` and `connect` are refused, an accepted one closed |
 //! | [`ops_per_conn`](Limits::ops_per_conn) | operations in flight per connection | 1 024 | `TooMany` |
 //! | [`ops`](Limits::ops) | operations in flight per loop | 1 048 576 | `TooMany` |
 //! | [`write_bytes`](Limits::write_bytes) | bytes queued before this write, per loop | 256 MiB | `TooMany` |
@@ -226,7 +290,11 @@
 //! | submitting | [`SubmitError`] | why, the context, the buffer |
 //! | delegating, listening | [`DelegateError`] | why, the socket |
 //! | in a completion | [`Failure`], with an [`OpError`] | why, which half of a linked one, bytes moved, the buffer |
+//! | listening at an address | [`DelegateErrorKind`] | why |
+//! | in an [`Event::Connected`] | [`ConnectError`] | why, and what each address said |
 //! | waiting | [`WaitError`] | there will be no more batches, and why |
+//! | sending a message | [`SendError`] | why, the message |
+//! | the end of a typed session | [`End`] | why |
 //!
 //! An end of stream is no error: it is [`Outcome::Eof`].
 //!
@@ -237,24 +305,33 @@
 
 #![deny(unsafe_code)]
 
+pub mod guide;
 pub mod handoff;
 
 mod error;
 mod event_loop;
 mod limits;
+pub mod migration;
 mod sync;
 mod sys;
+pub mod testkit;
+mod typed;
 mod watcher;
 
-pub use error::{DelegateError, DelegateErrorKind, OpError, SubmitError, SubmitErrorKind, WaitError};
+pub use error::{ConnectError, DelegateError, DelegateErrorKind, OpError, SubmitError, SubmitErrorKind, WaitError};
 pub use event_loop::counters::Snapshot;
 pub use limits::{Limits, LimitsError, Options};
-pub use sys::Socket;
 #[cfg(any(loom, gaio_sim))]
 pub use sys::sim;
+pub use sys::{ListenOptions, Socket, StreamOptions};
+pub use typed::{
+    Address, Decode, End, Expect, Hub, Io, LengthField, Next, Protocol, SendError, SendErrorKind, Server,
+    ServerBuilder, SessionLimits, SessionLoop, TimeLimit, Unserved,
+};
 pub use watcher::{
-    Batch, Conn, Detached, EmbeddedWatcher, Event, Failure, Half, Lease, Listener, ListenerId, NewTimer, Op, OpId,
-    Outcome, Payload, Single, Spendable, Submitter, TimerId, Watcher, Write,
+    Batch, Conn, ConnectId, Destination, Detached, EmbeddedWatcher, Event, Failure, Half, Lease, Listener, ListenerId,
+    NewConnect, NewTimer, NextTurn, Op, OpId, Outcome, Payload, Pollable, Single, Spendable, Submitter, TimerId,
+    Watcher, Write,
 };
 
 /// The README's example has to compile.

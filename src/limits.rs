@@ -5,6 +5,9 @@ use std::time::Duration;
 /// Every bound of one loop. Start from [`Limits::default`], change what you need, hand it to
 /// [`Options::limits`]; it is checked when the loop is built.
 ///
+/// All but two can be changed while the loop runs, by [`Submitter::set_limits`](crate::Submitter::set_limits):
+/// `ring_slots` and `arena` are memory that was allocated when the loop was built.
+///
 /// ```
 /// let mut limits = gaio::Limits::default();
 /// limits.sessions = 100;
@@ -15,8 +18,8 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Connections one loop holds at once; `delegate` beyond it is refused with `TooMany`, an accepted one is closed
-    /// and counted. Default 65 536.
+    /// Connections one loop holds at once, with those under way; `delegate` and `connect` beyond it are refused with
+    /// `TooMany`, an accepted one is closed and counted. Lowered, it closes none of those there are. Default 65 536.
     pub sessions: usize,
     /// Operations in flight per connection, from submission to the moment their completion is handed out; one more is
     /// refused with `TooMany`. Close and release are always let through. Default 1 024.
@@ -29,7 +32,7 @@ pub struct Limits {
     pub write_bytes: u64,
     /// Slots of the submission ring, rounded up to a power of two. What other threads have submitted and the loop has
     /// not taken up waits there; while it is full, `submit` parks. Memory: at most 64 bytes a slot for a context of up
-    /// to 8 bytes. Default 4 096.
+    /// to 8 bytes. Fixed. Default 4 096.
     pub ring_slots: usize,
     /// Completions after which a batch counts as full: the loop then takes on no more work until it is handed over.
     /// Default 256.
@@ -38,9 +41,10 @@ pub struct Limits {
     /// processor's cache still holds it. Bytes; default 64 KiB.
     pub batch_bytes: usize,
     /// Bytes of pooled reads one batch can carry (its arena); while it is full, pooled reads wait for the next. A
-    /// spawned loop has three arenas, an embedded one has one; pages never read into cost nothing. Default 1 MiB.
+    /// spawned loop has three arenas, an embedded one has one; pages never read into cost nothing. Fixed. Default 1 MiB.
     pub arena: usize,
-    /// Most bytes one pooled or leased read brings. Default 256 KiB.
+    /// Most bytes one pooled or leased read brings. Changed, it counts for reads that begin then; leases of another size
+    /// are freed as they come back. Default 256 KiB.
     pub read_cap: usize,
     /// Bytes one step of a session may move, both ways together; then the others have their turn. Default 512 KiB.
     pub bytes_per_turn: usize,
@@ -52,7 +56,7 @@ pub struct Limits {
     pub listen_credit: usize,
     /// How long a graceful close may take. Then writes that are still queued fail, and the peer sees a reset; with
     /// everything written the connection is just closed. A positive `SO_LINGER` of a delegated socket counts instead.
-    /// Default 5 s.
+    /// Changed, it counts for closes that begin then. Default 5 s.
     pub close_within: Duration,
     /// Bytes of unread input, rounded up to KiB per read, that a graceful close throws away while it waits for the
     /// peer's end of stream; beyond it the connection is closed without more waiting. Default 1 MiB.
@@ -81,18 +85,42 @@ impl Default for Limits {
     }
 }
 
-/// A limit that cannot work: its text names it and its range.
+/// A limit that cannot work, or cannot be changed: its text names it, and says what would do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitsError {
     name: &'static str,
     value: u64,
     least: u64,
     most: u64,
+    fixed: bool,
+}
+
+impl LimitsError {
+    /// The limit, by the name of its field.
+    #[must_use]
+    pub fn limit(&self) -> &'static str {
+        self.name.trim_end_matches(" (ms)")
+    }
+
+    /// Whether it is in its range, but fixed since the loop was built.
+    #[must_use]
+    pub const fn is_fixed(&self) -> bool {
+        self.fixed
+    }
+
+    /// The first row (name, value, least, most) whose value is outside of its range.
+    pub(crate) fn first(table: &[(&'static str, u64, u64, u64)]) -> Result<(), Self> {
+        let bad = table.iter().find(|(_, value, least, most)| value < least || value > most);
+        bad.map_or(Ok(()), |&(name, value, least, most)| Err(Self { name, value, least, most, fixed: false }))
+    }
 }
 
 impl std::fmt::Display for LimitsError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { name, value, least, most } = self;
+        let Self { name, value, least, most, fixed } = self;
+        if *fixed {
+            return write!(f, "limit `{name}` is {least} since the loop was built, and cannot become {value}");
+        }
         write!(f, "limit `{name}` is {value}: choose between {least} and {most}")
     }
 }
@@ -123,8 +151,16 @@ impl Limits {
             ("close_within (ms)", Self::millis(self.close_within), 0, Self::millis(most_close)),
             ("close_drain", self.close_drain as u64, 0, 1 << 25),
         ];
-        let bad = table.into_iter().find(|(_, value, least, most)| value < least || value > most);
-        bad.map_or(Ok(()), |(name, value, least, most)| Err(LimitsError { name, value, least, most }))
+        LimitsError::first(&table)
+    }
+
+    /// Checks that what a running loop cannot change is as in `built`.
+    pub(crate) fn keeps_what_is_fixed(&self, built: &Self) -> Result<(), LimitsError> {
+        let table = [("ring_slots", self.ring_slots, built.ring_slots), ("arena", self.arena, built.arena)];
+        let changed = table.into_iter().find(|(_, value, built)| value != built);
+        changed.map_or(Ok(()), |(name, value, built)| {
+            Err(LimitsError { name, value: value as u64, least: built as u64, most: built as u64, fixed: true })
+        })
     }
 
     fn millis(d: Duration) -> u64 {

@@ -11,11 +11,15 @@ mod counting;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use gaio::{
-    Batch, Conn, EmbeddedWatcher, Event, Options, Outcome, Payload, SubmitError, Submitter, WaitError, Watcher,
+    Batch, Conn, EmbeddedWatcher, Event, Op, OpError, Options, Outcome, Payload, SubmitError, Submitter, WaitError,
+    Watcher,
 };
 
 const CONNECTIONS: usize = 8;
@@ -23,6 +27,7 @@ const CONNECTIONS: usize = 8;
 /// shorter than a store of buffers is long: one that only fills must not pass for one that is full.
 const WARM_UP: usize = 50;
 const ROUNDS: usize = 250;
+const AN_HOUR: Duration = Duration::from_secs(3_600);
 static MESSAGE: [u8; 512] = [7; 512];
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,6 +60,8 @@ struct Way {
     reads: Reads,
     writes: Writes,
     linked: bool,
+    /// With a deadline and a name on each operation, and a timer for each message that is cancelled at once.
+    bounded: bool,
 }
 
 fn ways() -> Vec<Way> {
@@ -69,7 +76,8 @@ fn ways() -> Vec<Way> {
                     _ => true,
                 };
                 if exists {
-                    ways.push(Way { reads, writes, linked });
+                    ways.push(Way { reads, writes, linked, bounded: false });
+                    ways.push(Way { reads, writes, linked, bounded: true });
                 }
             }
         }
@@ -111,40 +119,47 @@ struct Spare {
     write: Option<Vec<u8>>,
 }
 
+fn go<K>(way: Way, op: Op<'_, usize, K>, i: usize) -> Result<(), SubmitError<usize>> {
+    if way.bounded { op.within(AN_HOUR).named().0.submit_with(i) } else { op.submit_with(i) }
+}
+
 struct Echo {
     way: Way,
+    submitter: Submitter<usize>,
     bytes: Bytes,
     spares: Vec<Spare>,
 }
 
 impl Echo {
     fn read(&mut self, conn: &Conn<usize>, i: usize) -> Result<(), SubmitError<usize>> {
-        match self.way.reads {
-            Reads::Vec => conn.read(self.spares[i].read.take().unwrap()).submit_with(i),
-            Reads::Pooled => conn.read_pooled().submit_with(i),
-            Reads::Leased => conn.read_leased().submit_with(i),
+        let way = self.way;
+        match way.reads {
+            Reads::Vec => go(way, conn.read(self.spares[i].read.take().unwrap()), i),
+            Reads::Pooled => go(way, conn.read_pooled(), i),
+            Reads::Leased => go(way, conn.read_leased(), i),
         }
     }
 
     /// Answers from something that is not the buffer of the read.
     fn answer(&mut self, conn: &Conn<usize>, i: usize, read: &[u8]) -> Result<(), SubmitError<usize>> {
-        let Way { reads, writes, linked } = self.way;
+        let way = self.way;
+        let Way { reads, writes, linked, .. } = way;
         let pooled = reads == Reads::Pooled;
         match writes {
-            Writes::Bytes if linked && pooled => conn.write(self.bytes.clone()).then_read_pooled().submit_with(i),
-            Writes::Bytes if linked => conn.write(self.bytes.clone()).then_read_leased().submit_with(i),
-            Writes::Bytes => conn.write(self.bytes.clone()).submit_with(i),
-            Writes::Static if linked && pooled => conn.write(&MESSAGE).then_read_pooled().submit_with(i),
-            Writes::Static if linked => conn.write(&MESSAGE).then_read_leased().submit_with(i),
-            Writes::Static => conn.write(&MESSAGE).submit_with(i),
-            Writes::Copied if linked && pooled => conn.write_copied(read).then_read_pooled().submit_with(i),
-            Writes::Copied if linked => conn.write_copied(read).then_read_leased().submit_with(i),
-            Writes::Copied => conn.write_copied(read).submit_with(i),
+            Writes::Bytes if linked && pooled => go(way, conn.write(self.bytes.clone()).then_read_pooled(), i),
+            Writes::Bytes if linked => go(way, conn.write(self.bytes.clone()).then_read_leased(), i),
+            Writes::Bytes => go(way, conn.write(self.bytes.clone()), i),
+            Writes::Static if linked && pooled => go(way, conn.write(&MESSAGE).then_read_pooled(), i),
+            Writes::Static if linked => go(way, conn.write(&MESSAGE).then_read_leased(), i),
+            Writes::Static => go(way, conn.write(&MESSAGE), i),
+            Writes::Copied if linked && pooled => go(way, conn.write_copied(read).then_read_pooled(), i),
+            Writes::Copied if linked => go(way, conn.write_copied(read).then_read_leased(), i),
+            Writes::Copied => go(way, conn.write_copied(read), i),
             Writes::Vec => {
                 let mut bytes = self.spares[i].write.take().unwrap();
                 bytes.clear();
                 bytes.extend_from_slice(read);
-                conn.write(bytes).submit_with(i)
+                go(way, conn.write(bytes), i)
             }
             Writes::Same => unreachable!("the buffer of the read is at hand there"),
         }
@@ -152,18 +167,30 @@ impl Echo {
 
     /// False: this connection has ended.
     fn serve(&mut self, event: Event<'_, usize>) -> bool {
-        let Event::Done { conn, context: i, outcome } = event else { panic!("nothing else was asked for: {event:?}") };
-        let same = self.way.writes == Writes::Same;
+        let (conn, i, outcome) = match event {
+            Event::Done { conn, context, outcome } => (conn, context, outcome),
+            Event::Timer { result: Err(OpError::Cancelled), .. } => return true,
+            other => panic!("nothing else was asked for: {other:?}"),
+        };
+        if self.way.bounded {
+            let (timer, id) = self.submitter.timer(AN_HOUR).named();
+            timer.submit_with(i).unwrap();
+            self.submitter.cancel_timer(id).unwrap();
+        }
+        let (way, same) = (self.way, self.way.writes == Writes::Same);
         let submitted = match outcome {
-            Outcome::Read(bytes) if same && self.way.linked => conn.write(bytes).then_read().submit_with(i),
-            Outcome::Read(bytes) if same => conn.write(bytes).submit_with(i),
+            Outcome::Read(bytes) if bytes.is_empty() => return false,
+            Outcome::Leased(lease) if lease.is_empty() => return false,
+            Outcome::Pooled([]) => return false,
+            Outcome::Read(bytes) if same && self.way.linked => go(way, conn.write(bytes).then_read(), i),
+            Outcome::Read(bytes) if same => go(way, conn.write(bytes), i),
             Outcome::Read(bytes) => {
                 let submitted = self.answer(&conn, i, &bytes);
                 self.spares[i].read = Some(bytes);
                 submitted
             }
-            Outcome::Leased(lease) if same && self.way.linked => conn.write(lease).then_read_leased().submit_with(i),
-            Outcome::Leased(lease) if same => conn.write(lease).submit_with(i),
+            Outcome::Leased(lease) if same && self.way.linked => go(way, conn.write(lease).then_read_leased(), i),
+            Outcome::Leased(lease) if same => go(way, conn.write(lease), i),
             Outcome::Leased(lease) => self.answer(&conn, i, &lease),
             Outcome::Pooled(bytes) => self.answer(&conn, i, bytes),
             Outcome::Wrote(payload) => {
@@ -200,21 +227,36 @@ fn client(mut peers: Vec<TcpStream>) -> u64 {
     rounds(WARM_UP);
     let before = counting::allocations();
     rounds(ROUNDS);
-    counting::allocations() - before
+    let allocations = counting::allocations() - before;
+    for peer in &mut peers {
+        // What tells the end of datagrams: an empty one. Of a stream it is nothing.
+        let _ = peer.write(&[]).unwrap();
+    }
+    allocations
 }
 
-fn allocations_of(drive: Drive, way: Way) -> u64 {
+/// Two ends: streams, or datagrams, which are sent and received by the same calls.
+fn pair(listener: &TcpListener, datagrams: bool) -> (OwnedFd, TcpStream) {
+    if datagrams {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        return (ours.into(), OwnedFd::from(theirs).into());
+    }
+    let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    peer.set_nodelay(true).unwrap();
+    (listener.accept().unwrap().0.into(), peer)
+}
+
+fn allocations_of(drive: Drive, way: Way, datagrams: bool) -> u64 {
     let (mut server, submitter) = Server::start(drive);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
     let spare = || Spare { read: Some(Vec::with_capacity(1024)), write: Some(Vec::with_capacity(1024)) };
     let spares = std::iter::repeat_with(spare).take(CONNECTIONS).collect();
-    let mut echo = Echo { way, bytes: Bytes::from(MESSAGE.to_vec()), spares };
+    let mut echo = Echo { way, submitter: submitter.clone(), bytes: Bytes::from(MESSAGE.to_vec()), spares };
     let mut peers = Vec::new();
     for i in 0..CONNECTIONS {
-        peers.push(TcpStream::connect(address).unwrap());
-        peers[i].set_nodelay(true).unwrap();
-        let conn = submitter.delegate(listener.accept().unwrap().0).unwrap();
+        let (ours, peer) = pair(&listener, datagrams);
+        peers.push(peer);
+        let conn = submitter.delegate(ours).unwrap();
         echo.read(&conn, i).unwrap();
     }
     let client = thread::spawn(move || client(peers));
@@ -237,17 +279,61 @@ fn allowed(way: Way) -> u64 {
     if leases { CONNECTIONS as u64 } else { 0 }
 }
 
+/// Allocations of operations that are cancelled, or time out, and of timers that ring. Whatever does not succeed is told by
+/// a failure, which is boxed: that is one.
+fn given_up(drive: Drive, late: bool) -> u64 {
+    let (mut server, submitter) = Server::start(drive);
+    let (ours, _silent) = UnixStream::pair().unwrap();
+    let conn = submitter.delegate(ours).unwrap();
+    let mut before = 0;
+    for round in 0..WARM_UP + ROUNDS {
+        if round == WARM_UP {
+            before = counting::allocations();
+        }
+        let (read, id) = conn.read_pooled().within(if late { Duration::ZERO } else { AN_HOUR }).named();
+        read.submit_with(round).unwrap();
+        submitter.timer(Duration::ZERO).submit_with(round).unwrap();
+        if !late {
+            conn.cancel(id).unwrap();
+        }
+        let mut seen = 0;
+        while seen < 2 {
+            for event in server.wait().unwrap() {
+                seen += 1;
+                match event {
+                    Event::Done { outcome: Outcome::Failed(failure), .. } if late => {
+                        assert!(matches!(failure.error, OpError::TimedOut));
+                    }
+                    Event::Done { outcome: Outcome::Failed(failure), .. } => {
+                        assert!(matches!(failure.error, OpError::Cancelled));
+                    }
+                    Event::Timer { result: Ok(()), .. } => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+    counting::allocations() - before
+}
+
 #[test]
 fn no_operation_allocates_in_the_steady_state() {
     let mut failures = Vec::new();
     for drive in [Drive::Embedded, Drive::Spawned] {
-        for way in ways() {
-            let count = allocations_of(drive, way);
-            println!("{drive:?} {way:?}: {count} allocations in {} messages", ROUNDS * CONNECTIONS);
+        for (way, datagrams) in ways().into_iter().flat_map(|way| [(way, false), (way, true)]) {
+            let count = allocations_of(drive, way, datagrams);
+            let sort = if datagrams { "datagrams" } else { "streams" };
+            println!("{drive:?} {way:?} {sort}: {count} allocations in {} messages", ROUNDS * CONNECTIONS);
             if count > allowed(way) {
-                failures.push((drive, way, count));
+                failures.push((drive, way, sort, count));
             }
         }
+    }
+    for (drive, late) in [Drive::Embedded, Drive::Spawned].into_iter().flat_map(|drive| [(drive, false), (drive, true)])
+    {
+        let count = given_up(drive, late);
+        println!("{drive:?}, {}: {count} allocations in {ROUNDS} rounds", if late { "late" } else { "cancelled" });
+        assert!(count <= ROUNDS as u64, "{drive:?} late: {late}: more than the failure itself: {count}");
     }
     assert!(failures.is_empty(), "G9: allocations per {} messages: {failures:#?}", ROUNDS * CONNECTIONS);
 }

@@ -16,12 +16,15 @@ use process::{Server, echo, echo_server, pattern, raise_descriptor_limit, until,
 use rustix::net::sockopt;
 use rustix::process::Signal;
 
-fn ways() -> impl Iterator<Item = [&'static str; 6]> {
-    ["spawned", "embedded"].into_iter().flat_map(|mode| {
+const MODES: [&str; 3] = ["spawned", "embedded", "typed"];
+
+fn ways() -> impl Iterator<Item = Vec<&'static str>> {
+    let proactor = ["spawned", "embedded"].into_iter().flat_map(|mode| {
         ["vec", "pooled", "leased"].into_iter().flat_map(move |read| {
-            ["linked", "separate"].into_iter().map(move |ops| ["--mode", mode, "--read", read, "--ops", ops])
+            ["linked", "separate"].into_iter().map(move |ops| vec!["--mode", mode, "--read", read, "--ops", ops])
         })
-    })
+    });
+    proactor.chain(["1", "2"].map(|cores| vec!["--mode", "typed", "--cores", cores]))
 }
 
 /// Writes and reads at once, so that neither side's buffers are a limit; then half-closes, and reads to the end.
@@ -82,7 +85,7 @@ fn a_deadline_on_every_operation() {
 
 #[test]
 fn several_watchers_share_a_port() {
-    for mode in ["spawned", "embedded"] {
+    for mode in MODES {
         let server = Server::start(&["--mode", mode, "--watchers", "2"]);
         let mut peers: Vec<_> = (0..40).map(|_| server.connect()).collect();
         for peer in &mut peers {
@@ -94,7 +97,7 @@ fn several_watchers_share_a_port() {
 
 #[test]
 fn a_reset_in_the_middle_ends_one_connection_and_leaks_nothing() {
-    for mode in ["spawned", "embedded"] {
+    for mode in MODES {
         let server = Server::start(&["--mode", mode]);
         let mut neighbour = server.connect();
         echo(&mut neighbour, b"before");
@@ -117,7 +120,7 @@ fn interruptions_by_signals_are_invisible() {
     const CALLS: &str = "recvfrom,recvmsg,read,sendto,sendmsg,epoll_wait,epoll_pwait,epoll_pwait2,accept4";
     let trace = format!("trace={CALLS}");
     let inject = format!("inject={}:error=EINTR:when=3+2", CALLS.replace("read,", ""));
-    for mode in ["spawned", "embedded"] {
+    for mode in MODES {
         let server = Server::traced(&["-o", "/dev/null", "-e", &trace, "-e", &inject], &["--mode", mode]);
         let mut peers: Vec<_> = (0..5).map(|_| server.connect()).collect();
         for peer in &mut peers {
@@ -171,7 +174,7 @@ fn a_client_that_never_reads_costs_little_and_harms_nobody() {
 /// G8: peers that are always ready do not starve one that seldom is.
 #[test]
 fn greedy_neighbours_starve_nobody() {
-    for mode in ["spawned", "embedded"] {
+    for mode in MODES {
         let server = Server::start(&["--mode", mode]);
         let over = AtomicBool::new(false);
         let mut quiet = server.connect();
@@ -204,7 +207,7 @@ fn greedy_neighbours_starve_nobody() {
 fn eight_thousand_connections_at_once_are_served() {
     const PEERS: usize = 8_000;
     raise_descriptor_limit();
-    for mode in ["spawned", "embedded"] {
+    for mode in MODES {
         let server = Server::start(&["--mode", mode]);
         let mut peers: Vec<_> = (0..PEERS).map(|_| server.connect()).collect();
         for round in 0..2 {
@@ -226,7 +229,7 @@ fn eight_thousand_connections_at_once_are_served() {
 
 #[test]
 fn a_signal_ends_it_in_order() {
-    for mode in ["spawned", "embedded"] {
+    for mode in MODES {
         for signal in [Signal::TERM, Signal::INT] {
             let server = Server::start(&["--mode", mode]);
             // One idle, one in the middle of something, one that never reads.

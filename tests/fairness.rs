@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{Read, Write};
 
 use gaio::{Conn, EmbeddedWatcher, Event, Outcome};
 use support::{Drive, Got, Net, Peer, Rig, both_drives, check};
@@ -215,5 +215,35 @@ fn new_work_goes_behind_those_that_wait() {
         peer.write_all(b"x").unwrap();
         let others = overtaken(&mut rig);
         assert!(others <= 2 * BUSY, "{others} reads of {BUSY} others came first");
+    });
+}
+
+/// G2, G8: reads and writes are independent. A peer that takes all that we send, turn for turn, must not keep us from
+/// reading what it sent.
+#[test]
+fn a_connection_is_read_while_it_has_more_to_write_than_a_turn_may() {
+    check(|| {
+        for (ops, bytes) in [(64, 1_000), (1, 1_000), (1, 1)] {
+            let mut rig = Rig::<EmbeddedWatcher<u64>>::with(|limits| {
+                (limits.ops_per_turn, limits.bytes_per_turn) = (ops, bytes);
+            });
+            let (conn, mut peer) = rig.connect(Net::Unix);
+            peer.set_nonblocking(true).unwrap();
+            peer.write_all(b"hello").unwrap();
+            rig.assert_quiet();
+            conn.write(vec![7; 100_000]).submit_with(0).unwrap();
+            conn.read_exact(Vec::new(), 5).submit_with(1).unwrap();
+            let (mut turns, mut sink) = (0, vec![0; 100_000]);
+            loop {
+                let next = rig.watcher.turn(Some(std::time::Duration::ZERO)).unwrap().next().map(support::Taken::from);
+                match next {
+                    Some(support::Taken::Done(_, 1, got)) => break assert_eq!(got.bytes(), b"hello"),
+                    Some(_) => panic!("the read waited for the write"),
+                    None => turns += 1,
+                }
+                let _ = peer.read(&mut sink);
+            }
+            assert!(turns <= 10, "{turns} turns");
+        }
     });
 }

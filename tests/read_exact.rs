@@ -106,6 +106,29 @@ fn one_that_is_larger_than_any_budget<D: Drive>() {
     });
 }
 
+fn a_hundred_megabytes_in_one_read<D: Drive>() {
+    const LEN: usize = 100_000_000;
+    const STEP: usize = 1 << 20;
+    let mut rig = Rig::<D>::new();
+    let (conn, mut peer) = rig.connect(Net::Tcp);
+    let pattern = Pattern::new();
+    conn.read_exact(Vec::new(), LEN).submit().unwrap();
+    conn.read(Vec::with_capacity(8)).submit().unwrap();
+    std::thread::scope(|scope| {
+        let pattern = &pattern;
+        scope.spawn(move || {
+            pattern.send(&mut peer, LEN);
+            peer.write_all(b"rest").unwrap();
+        });
+        let bytes = rig.outcome().read();
+        assert_eq!(bytes.len(), LEN);
+        for (i, part) in bytes.chunks(STEP).enumerate() {
+            assert!(part == pattern.at(i * STEP, part.len()), "wrong bytes from {} on", i * STEP);
+        }
+        assert_eq!(rig.outcome().read(), b"rest");
+    });
+}
+
 fn a_reset_on_the_way_gives_back_what_arrived<D: Drive>() {
     let mut rig = Rig::<D>::new();
     let (conn, mut peer) = rig.connect(Net::Tcp);
@@ -141,6 +164,7 @@ both_drives!(
     a_buffer_that_is_larger_is_not_filled_further,
     several_queued_share_the_stream_in_order,
     one_that_is_larger_than_any_budget,
+    a_hundred_megabytes_in_one_read,
     a_reset_on_the_way_gives_back_what_arrived,
     none_and_too_many_are_refused_with_the_buffer,
 );

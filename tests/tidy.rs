@@ -12,10 +12,13 @@ use std::path::{Path, PathBuf};
 const MOST_LINES: usize = 400;
 const MOST_IN_FUNCTION: usize = 70;
 /// Code of the core, layer by layer: all of `src` but the systems' side, without comments, blank lines and tests.
-const MOST_IN_LAYER: [(&str, &[&str], usize); 3] = [
+const MOST_IN_LAYER: [(&str, &[&str], usize); 5] = [
     ("the hand-off", &["src/handoff", "src/sync"], 700),
     ("the loop", &["src/event_loop"], 900),
     ("the proactor", &["src/watcher", "src/error.rs", "src/limits.rs", "src/lib.rs"], 3_000),
+    ("typed sessions", &["src/typed", "src/testkit"], 1_800),
+    // Prose.
+    ("the guides", &["src/guide.rs", "src/migration.rs"], 5),
 ];
 
 /// A line, taken apart: the code with its strings emptied, and the comment.
@@ -262,7 +265,7 @@ fn the_core_is_small() {
         let inside = |file: &&File| places.iter().any(|place| file.path.starts_with(place));
         let n: usize = core().filter(inside).map(count).sum();
         core().filter(inside).for_each(|file| println!("{:5} {}", count(file), file.path));
-        assert!(n > 100 && n <= most, "{n} lines of code in {layer}, at most {most}");
+        assert!((n > 100 || most < 100) && n <= most, "{n} lines of code in {layer}, at most {most}");
         seen += core().filter(inside).count();
     }
     assert_eq!(seen, core().count(), "every file is in one layer");

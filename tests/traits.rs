@@ -8,7 +8,9 @@ use std::cell::Cell;
 
 use gaio::handoff::{Consumer, Keeper, Producer, Publisher, Raiser, Taker, ThreadBound};
 use gaio::{Batch, Conn, EmbeddedWatcher, Event, Failure, Lease, Limits, Listener, ListenerId, Op, Options, Outcome};
-use gaio::{DelegateError, LimitsError, OpError, Payload, Snapshot, SubmitError, Submitter, WaitError, Watcher};
+use gaio::{ConnectError, ConnectId, DelegateErrorKind, Destination, ListenOptions, NewConnect, StreamOptions};
+use gaio::{DelegateError, LimitsError, NextTurn, OpError, Payload, Pollable, Snapshot, SubmitError, Submitter};
+use gaio::{WaitError, Watcher};
 
 macro_rules! is {
     ($type:ty: $($bound:path),+) => {
@@ -52,6 +54,9 @@ is!(Watcher<Sendable>: Send);
 is_not!(Watcher: Clone);
 is_not!(EmbeddedWatcher: Send, Sync, Clone);
 is!(EmbeddedWatcher: Unpin, std::fmt::Debug);
+is!(Pollable: Send, Sync, Clone, Unpin, std::os::fd::AsFd);
+is!(NextTurn: Send, Sync, Copy, Eq);
+is!(EmbeddedWatcher: std::os::fd::AsFd);
 
 // What comes out of it.
 is!(Batch<'static>: Send, Iterator, ExactSizeIterator);
@@ -66,10 +71,18 @@ is_not!(Lease: Clone);
 // An operation is made and spent once.
 is!(Op<'static, ()>: Send);
 is_not!(Op<'static, ()>: Clone);
+is!(NewConnect<'static, ()>: Send);
+is_not!(NewConnect<'static, ()>: Clone);
+is!(ConnectId: Send, Sync, Copy, Eq, std::hash::Hash);
+is!(Destination: Send, Sync, Clone, Eq);
+is!(StreamOptions: Send, Sync, Copy, Eq, Default);
+is!(ListenOptions: Send, Sync, Copy, Eq, Default);
 
 // Errors travel.
 is!(SubmitError: Send, Sync, std::error::Error);
 is!(DelegateError: Send, Sync, std::error::Error);
+is!(DelegateErrorKind: Send, Sync, std::error::Error);
+is!(ConnectError: Send, Sync, std::error::Error);
 is!(OpError: Send, Sync, std::error::Error);
 is!(WaitError: Send, Sync, Copy, std::error::Error);
 is!(LimitsError: Send, Sync, Clone, std::error::Error);

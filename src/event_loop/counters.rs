@@ -21,7 +21,7 @@ macro_rules! counters {
         #[non_exhaustive]
         pub struct Snapshot {
             $($(#[$doc])* pub $name: u64,)*
-            /// Sessions there are now (accepted and delegated connections).
+            /// Sessions there are now: connections, and those that are to become some.
             pub sessions: u64,
         }
 
@@ -60,6 +60,24 @@ counters! {
     cancels_missed,
     /// Operations and timers whose deadline passed.
     expired,
+    /// Messages to sessions that had ended.
+    undelivered,
+    /// Frames handed to typed sessions.
+    frames,
+    /// Messages handed to typed sessions.
+    messages,
+    /// Typed sessions ended by a decision of their own: closed, aborted, left.
+    ended_themselves,
+    /// Typed sessions ended because of their input: it was no frame, too long a one, or cut short.
+    ended_by_input,
+    /// Typed sessions ended because the peer did not take their output: too much of it, or for too long.
+    ended_by_output,
+    /// Typed sessions ended by an error of the system, mostly a reset, or a connect that came to nothing.
+    ended_by_system,
+    /// Typed sessions ended with their loop.
+    ended_by_shutdown,
+    /// Typed sessions ended by a panic of their own.
+    panics,
     /// Graceful closes that ran out of time, or of patience with the peer's input.
     closed_hard,
 }
@@ -77,6 +95,7 @@ pub(crate) fn count(counter: &AtomicU64) {
     add(counter, 1);
 }
 
-fn add(counter: &AtomicU64, n: u64) {
+/// Counts several. Loop thread only.
+pub(crate) fn add(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Ordering::Relaxed) + n, Ordering::Relaxed);
 }

@@ -39,6 +39,7 @@ use crate::sys::{self, Errno, Readiness, Selector, Socket};
 
 pub(crate) mod arena;
 pub(crate) mod counters;
+pub(crate) mod inbox;
 pub(crate) mod listener;
 pub(crate) mod session;
 pub(crate) mod slab;
@@ -68,7 +69,7 @@ pub(crate) enum Step {
     Idle,
     /// The budget ran out first: on to the ready list.
     Again,
-    /// It is on its way out: `Face::wind_up` has the next word.
+    /// It is on its way in or out: `Face::wind_up` has the next word.
     Ending,
 }
 
@@ -79,13 +80,15 @@ pub(crate) trait Face: Sized {
     /// What a listener is known by.
     type Tag;
 
+    /// A turn begins: what was changed since the last one counts now, and whatever time was slept has passed.
+    fn begin(&mut self, _core: &mut Core<Self::Session, Self::Tag>) {}
     /// The waker was written: empties it.
     fn woken(&mut self);
     /// Takes over what other threads, and this one outside the loop, have handed in.
     fn collect(&mut self, core: &mut Core<Self::Session, Self::Tag>);
     /// Moves one session on, within its budget. It gets the session itself: one look-up serves a whole step.
     fn step(&mut self, key: Key, session: &mut Session<Self::Session>, timers: &mut Timers) -> Step;
-    /// Moves the end of a session on, which may take it out of the core.
+    /// Moves the beginning or the end of a session on, which may take it out of the core.
     fn wind_up(&mut self, core: &mut Core<Self::Session, Self::Tag>, key: Key) -> Step;
     /// Is there a place for one more accepted connection, and the right to take it?
     fn may_accept(&mut self) -> bool;
@@ -118,6 +121,8 @@ pub(crate) struct Core<S, T> {
     pub(crate) listeners: Vec<Option<Listening<T>>>,
     shortage: Shortage,
     events: Vec<Readiness>,
+    /// How many of them were told.
+    told: usize,
     /// Counts passes, in its low bits.
     turn: u8,
     pub(crate) limits: Limits,
@@ -134,6 +139,7 @@ impl<S, T> Core<S, T> {
             listeners: Vec::new(),
             shortage: Shortage::new()?,
             events: Vec::with_capacity(sys::MAX_EVENTS),
+            told: 0,
             turn: 0,
             limits,
             counters,
@@ -142,6 +148,11 @@ impl<S, T> Core<S, T> {
 
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// What is readable when there are events.
+    pub(crate) const fn selector(&self) -> &Selector {
+        &self.selector
     }
 
     /// Takes a socket in. On an error the session comes back.
@@ -214,7 +225,9 @@ impl<F: Face> EventLoop<F> {
         let busy = (self.owed && !mutant("owed_ignored")) || self.is_busy();
         let due = [until, self.core.timers.next()].into_iter().flatten().min();
         count(&self.core.counters.polls);
-        self.core.selector.wait(&mut self.core.events, if busy { Some(0) } else { due })?;
+        if self.core.events.is_empty() {
+            self.core.selector.wait(&mut self.core.events, if busy { Some(0) } else { due })?;
+        }
         Ok(())
     }
 
@@ -227,11 +240,9 @@ impl<F: Face> EventLoop<F> {
         self.owed = true;
         count(&self.core.counters.turns);
         self.core.turn = self.core.turn.wrapping_add(1);
-        let events = std::mem::take(&mut self.core.events);
-        self.accept(&events);
-        self.readiness(&events);
-        self.core.events = events;
-        self.core.events.clear();
+        self.face.begin(&mut self.core);
+        self.accept();
+        self.readiness();
         self.face.collect(&mut self.core);
         if mutant("opened_late") {
             self.keeper.open();
@@ -259,12 +270,15 @@ impl<F: Face> EventLoop<F> {
         self.core.listeners.iter().flatten().any(|listening| listening.phase == Phase::Ready)
     }
 
-    fn accept(&mut self, events: &[Readiness]) {
+    fn accept(&mut self) {
         if self.core.listeners.is_empty() {
             return;
         }
-        for event in events.iter().filter(|event| event.token & LISTENER != 0 && event.token != WAKER) {
-            self.core.listener_edge((event.token & !LISTENER) as usize);
+        for i in 0..self.core.events.len() {
+            let token = self.core.events[i].token;
+            if token & LISTENER != 0 && token != WAKER {
+                self.core.listener_edge((token & !LISTENER) as usize);
+            }
         }
         for index in 0..self.core.listeners.len() {
             self.accept_from(index);
@@ -289,8 +303,10 @@ impl<F: Face> EventLoop<F> {
         }
     }
 
-    fn readiness(&mut self, events: &[Readiness]) {
-        for event in events {
+    /// Every event is told once, and none is lost: a panic of the user's leaves those behind it for the next turn.
+    fn readiness(&mut self) {
+        while let Some(event) = self.core.events.get(self.core.told).copied() {
+            self.core.told += 1;
             if event.token & LISTENER != 0 {
                 if event.token == WAKER {
                     self.face.woken();
@@ -306,9 +322,18 @@ impl<F: Face> EventLoop<F> {
             let step = if self.face.full() { Step::Again } else { self.face.step(key, session, &mut self.core.timers) };
             self.after(key, step);
         }
+        self.core.events.clear();
+        self.core.told = 0;
     }
 
-    fn after(&mut self, key: Key, mut step: Step) {
+    #[inline]
+    fn after(&mut self, key: Key, step: Step) {
+        if step != Step::Idle {
+            self.go_on(key, step);
+        }
+    }
+
+    fn go_on(&mut self, key: Key, mut step: Step) {
         if step == Step::Ending {
             step = self.face.wind_up(&mut self.core, key);
         }

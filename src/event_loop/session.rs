@@ -1,8 +1,10 @@
 //! A session: what the loop knows of one connection, and the state machine that lives on it.
 //!
 //! ```text
-//!          delegate            close, last handle          all written
-//!   (none) ────────► Open ─────────────────────► Flushing ─────────────► Draining ──► (retired)
+//!   (none) ─connect─► Connecting
+//!      │                  │ edge: connected (failed: retired)
+//!      │   delegate       ▼    close, last handle          all written
+//!      └───────────► Open ─────────────────────► Flushing ─────────────► Draining ──► (retired)
 //!                     │                             │    deadline, torn, reset   │ EOF, bound, deadline
 //!                     └── release, abort ───────────┴────────────────────────────┴──► (retired)
 //! ```
@@ -10,11 +12,11 @@
 //! Readiness is remembered, not asked for: a bit is set by an edge and cleared only by proof that the kernel has
 //! nothing left. For reading that is EAGAIN, or a short read where a short read proves it (see the contract of
 //! `sys`); after a hang-up or at an urgent mark it never does. For writing it is EAGAIN alone, since only then an edge
-//! will come (I9).
+//! will come (I9). Of datagrams only EAGAIN says so, in both directions.
 
 use std::io::IoSlice;
 
-use crate::sys::{self, Bits, Errno, Socket};
+use crate::sys::{self, Bits, Datagram, Errno, Socket};
 
 /// One-bit facts of a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,8 +43,20 @@ impl Flags {
     pub(crate) const STARVED: Self = Self(256);
     /// Bytes that came with the socket have not all been read.
     pub(crate) const LEFTOVER: Self = Self(512);
+    /// One message per read and write: no end of stream, nothing torn, and an error concerns one call.
+    pub(crate) const DATAGRAM: Self = Self(2048);
+    /// No connection yet: an edge says that it is decided.
+    pub(crate) const CONNECTING: Self = Self(4096);
+    /// On its way in or out.
+    pub(crate) const NOT_OPEN: Self = Self(Self::CLOSING.0 | Self::CONNECTING.0);
     /// Nothing may be sent any more.
     pub(crate) const MUTE: Self = Self(Self::BROKEN.0 | Self::SHUT.0);
+    /// Does not write as an open stream does.
+    pub(crate) const WRITES_APART: Self = Self(Self::MUTE.0 | Self::DATAGRAM.0);
+    /// Does not read from a stream.
+    pub(crate) const READS_APART: Self = Self(Self::LEFTOVER.0 | Self::DATAGRAM.0);
+    /// Once all is written a graceful close has no end to send.
+    pub(crate) const OVER: Self = Self(Self::BROKEN.0 | Self::RESET.0 | Self::DATAGRAM.0);
 }
 
 #[derive(Debug)]
@@ -221,6 +235,48 @@ impl<S> Session<S> {
                 }
                 Verb::Failed(errno)
             }
+        }
+    }
+
+    /// What a call on a datagram socket came to. Only EAGAIN says that nothing is left, and an error says nothing of the
+    /// next call.
+    fn answered<T>(&mut self, result: Result<T, Errno>) -> Result<T, Verb> {
+        result.map_err(|errno| match errno {
+            Errno::AGAIN => {
+                self.not_readable();
+                Verb::Pending
+            }
+            errno => Verb::Failed(errno),
+        })
+    }
+
+    /// One message, appended to the vector, up to its capacity.
+    pub(crate) fn recv_datagram_vec(&mut self, mut buffer: Vec<u8>) -> (Vec<u8>, Result<Datagram, Verb>) {
+        let result = sys::recv_datagram_vec(&self.socket, &mut buffer);
+        (buffer, self.answered(result))
+    }
+
+    /// One message, into memory of the loop's choosing.
+    pub(crate) fn recv_datagram_slice(&mut self, memory: &mut [u8]) -> Result<Datagram, Verb> {
+        let result = sys::recv_datagram_slice(&self.socket, memory);
+        self.answered(result)
+    }
+
+    /// The length of the next message, which stays. An error that waits is told, and taken.
+    pub(crate) fn next_datagram(&mut self) -> Result<usize, Verb> {
+        let result = sys::next_datagram(&self.socket);
+        self.answered(result)
+    }
+
+    /// Sends one message, all or nothing.
+    pub(crate) fn send_datagram(&mut self, slices: &[IoSlice<'_>]) -> Verb {
+        match sys::send(&self.socket, slices) {
+            Ok(n) => Verb::Moved(n),
+            Err(Errno::AGAIN) => {
+                self.not_writable();
+                Verb::Pending
+            }
+            Err(errno) => Verb::Failed(errno),
         }
     }
 

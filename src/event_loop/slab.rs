@@ -138,6 +138,12 @@ impl<T> Slab<T> {
         self.retired = NIL;
     }
 
+    /// Is no entry used? Looks until it finds one.
+    pub(crate) fn is_empty(&self) -> bool {
+        let mut all = self.chunks.iter().flat_map(|chunk| chunk.iter());
+        all.all(|entry| matches!(entry.body, Body::Vacant { .. }))
+    }
+
     /// Indices of all used entries, lowest first. O(capacity).
     pub(crate) fn keys(&self) -> Vec<Key> {
         let all = self.chunks.iter().flat_map(|chunk| chunk.iter()).zip(0u32..);
@@ -178,6 +184,7 @@ mod tests {
         let again = [slab.insert(4).index, slab.insert(5).index];
         assert!(again.contains(&a.index) && again.contains(&b.index));
         assert_eq!(slab.keys().len(), 3);
+        assert!(!slab.is_empty() && Slab::<()>::new().is_empty());
     }
 
     #[test]

@@ -13,10 +13,16 @@ pub(crate) enum Timer {
     Op(u32),
     /// A timer of the user's. Its index.
     Alarm(u32),
+    /// A time limit of a typed session. Its token.
+    Limit(u64),
     /// The time of a graceful close is over. The token of the session.
     Close(u64),
     /// Try sending again. The token of the session.
     Retry(u64),
+    /// The deadline of a connect. Its id.
+    Connect(u64),
+    /// A connect's next attempt is due. Its id.
+    Attempt(u64),
     /// Try accepting again. The index of the listener.
     Accept(usize),
     /// Shutdown: time is up.
@@ -77,6 +83,11 @@ impl Timers {
             self.wheel.cancel(&mut self.entries, index);
             self.entries.0.remove(index);
         }
+    }
+
+    /// When it expires; `None` if there is none.
+    pub(crate) fn armed_at(&mut self, Armed(index): Armed) -> Option<u64> {
+        self.entries.0.get_mut(index).map(|entry| entry.node.instant())
     }
 
     /// When to look again: at the earliest deadline, or before it.

@@ -52,9 +52,6 @@ const DIGIT_BITS: u32 = 6;
 const SLOTS: u32 = 1 << DIGIT_BITS;
 const LEVELS: usize = 8;
 const LISTS: u32 = 8 * SLOTS;
-/// The slots of the last level that a tick can reach.
-const REACHED: u64 = (1 << ((LAST >> (DIGIT_BITS * 7)) + 1)) - 1;
-
 const MOVING: u32 = LISTS - 3;
 const LATE: u32 = LISTS - 2;
 const DUE: u32 = LISTS - 1;
@@ -73,6 +70,11 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// When it expires, at the earliest.
+    pub(crate) const fn instant(&self) -> u64 {
+        instant_of(self.tick)
+    }
+
     /// Unarmed.
     pub(crate) const UNARMED: Self = Self { tick: 0, next: NIL, prev: NIL };
 }
@@ -161,7 +163,8 @@ impl Wheel {
     /// When to look again: at or before the earliest deadline, by at most the width of its slot. In the past if
     /// something is due; perhaps also, after a long sleep, until `expire` has told the wheel of the present.
     pub(crate) fn next(&self) -> Option<u64> {
-        if self.occupied[LEVELS - 1] & !REACHED != 0 {
+        // The lists that belong to no tick hold what is due, or may be.
+        if self.occupied[LEVELS - 1] >> (MOVING % SLOTS) != 0 {
             return Some(0);
         }
         self.earliest().map(|(_, tick)| instant_of(tick))
@@ -215,14 +218,14 @@ impl Wheel {
         level * SLOTS + (tick >> (level * DIGIT_BITS)) as u32 % SLOTS
     }
 
-    /// The earliest slot that is occupied, and its first tick.
+    /// The earliest slot that is occupied, and its first tick. The lists that belong to no tick look like slots behind
+    /// the end of time, which are never reached.
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "a level")]
     fn earliest(&self) -> Option<(u32, u64)> {
-        let mut words = self.occupied;
-        words[LEVELS - 1] &= REACHED;
-        let level = words.iter().position(|word| *word != 0)? as u32;
-        let slot = words[level as usize].trailing_zeros();
+        let level = self.occupied.iter().position(|word| *word != 0)?;
+        let slot = self.occupied[level].trailing_zeros();
+        let level = level as u32;
         let shift = level * DIGIT_BITS;
         let above = self.cursor >> shift >> DIGIT_BITS << DIGIT_BITS;
         Some((level * SLOTS + slot, (above | u64::from(slot)) << shift))

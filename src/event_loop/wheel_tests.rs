@@ -9,6 +9,9 @@ const TICK: u64 = 1 << TICK_BITS;
 const DAY: u64 = 86_400_000_000_000;
 const YEAR: u64 = 365 * DAY;
 
+// What is said about sizes and the resolution elsewhere.
+const _: () = assert!(TICK < 1_050_000 && size_of::<Node>() == 16 && size_of::<[End; LISTS as usize]>() == 4_096);
+
 struct Storage {
     nodes: Vec<Node>,
     visits: u64,
@@ -225,6 +228,30 @@ fn a_drain_that_was_broken_off_goes_on() {
     }
     let (on_time, later): (Vec<u32>, Vec<u32>) = (0..100).partition(|index| index % 3 == 0);
     assert_eq!(seen, [on_time, later].concat());
+}
+
+#[test]
+fn what_expires_from_level_0_takes_one_of_the_budget_each() {
+    let mut bed = Bed::new(4);
+    for index in 0..3 {
+        bed.arm(index, 5 * TICK);
+    }
+    bed.arm(3, 0);
+    let mut budget = 4;
+    assert!((0..4).all(|_| bed.wheel.expire(&mut bed.storage, 5 * TICK, &mut budget).is_some()));
+    assert_eq!((budget, bed.armed()), (0, 0));
+}
+
+#[test]
+fn a_present_that_goes_back_changes_nothing() {
+    let mut bed = Bed::new(2);
+    bed.arm(0, 10 * TICK);
+    bed.arm(1, 5_000 * TICK);
+    assert_eq!(bed.expired(4_990 * TICK), [0]);
+    assert_eq!(bed.expired(0), []);
+    bed.arm(0, 4_990 * TICK);
+    assert_eq!(bed.expired(0), [0]);
+    assert_eq!(bed.expired(5_000 * TICK), [1]);
 }
 
 #[test]

@@ -19,6 +19,12 @@ pub(crate) fn pin_current_thread(cpu: usize) -> io::Result<()> {
     Ok(sched_setaffinity(None, &only)?)
 }
 
+/// The CPUs that this thread may run on.
+pub(crate) fn allowed_cpus() -> Vec<usize> {
+    sched_getaffinity(None)
+        .map_or_else(|_| Vec::new(), |set| (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect())
+}
+
 /// The set in the kernel's own way of writing it: `0-3,8`.
 fn ranges(set: &CpuSet) -> String {
     let mut text = String::new();

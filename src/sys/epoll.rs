@@ -299,6 +299,32 @@ mod tests {
         }
     }
 
+    /// What a loop inside of another relies on: the selector's own descriptor tells of each new edge, until it is fetched.
+    #[test]
+    fn a_poll_of_the_selector_sees_each_edge_until_it_is_fetched() {
+        let mut selector = Selector::new().unwrap();
+        let waker = Waker::new(&selector, 5).unwrap();
+        let (ours, theirs) = pair();
+        selector.register(&ours, 1).unwrap();
+        let readable = |selector: &Selector| {
+            let mut fds = [rustix::event::PollFd::new(selector, rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut fds, Some(&Timespec::default())).unwrap() == 1
+        };
+        assert!(readable(&selector), "the first edge");
+        poll(&mut selector);
+        for _ in 0..3 {
+            assert!(!readable(&selector));
+            // An eventfd that nobody reads; then bytes that nobody reads.
+            waker.wake();
+            assert!(readable(&selector) && readable(&selector));
+            assert_eq!(poll(&mut selector).len(), 1);
+            assert!(!readable(&selector));
+            bytes(&theirs, b"x");
+            assert!(readable(&selector));
+            assert_eq!(poll(&mut selector).len(), 1);
+        }
+    }
+
     #[test]
     fn a_selector_moves_to_the_thread_that_waits() {
         let mut selector = Selector::new().unwrap();

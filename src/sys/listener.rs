@@ -36,7 +36,7 @@ pub(crate) fn listen_tcp(addr: SocketAddr, options: &ListenOptions) -> io::Resul
     // Before the listen: the receive buffer decides on the window that a connection's first answer announces.
     apply_tcp(&listener, &options.streams)?;
     rustix::net::bind(&listener, &addr)?;
-    rustix::net::listen(&listener, options.backlog)?;
+    rustix::net::listen(&listener, i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
     Ok(listener)
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn listen_unix(path: &Path, options: &ListenOptions) -> io::Result<So
     let addr = SocketAddrUnix::new(path)?;
     let listener = stream_socket(AddressFamily::UNIX)?;
     rustix::net::bind(&listener, &addr)?;
-    rustix::net::listen(&listener, options.backlog)?;
+    rustix::net::listen(&listener, i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
     Ok(listener)
 }
 

@@ -16,6 +16,7 @@
 //! | `Selector::wait` | empties `out`, fills it with up to [`MAX_EVENTS`]; with none if a signal came: ask the clock anew |
 //! | `Waker::wake` | from any thread, never blocks, never fails visibly; many wakes may make one event |
 //! | `Waker::drain` | after the waker's event and *before* one looks at the work it announced |
+//! | `Bell` | what a poll of the user's waits on: readable from `ring` to `silence` |
 //! | `recv_vec`, `recv_slice`, `send`, `accept` | never block, never raise a signal, never answer EINTR |
 //! | `recv_datagram_*`, `next_datagram` | the same, of `Kind::Datagram` alone: on TCP a kernel throws the bytes away |
 //! | `connect_tcp` | begins; if that is not all, the first edge says that it is decided |
@@ -97,7 +98,7 @@ use sim as backend;
 #[cfg(not(any(loom, gaio_sim)))]
 mod backend {
     pub(crate) use super::adopt::{adopt, adopt_listener, linger_off};
-    pub(crate) use super::affinity::pin_current_thread;
+    pub(crate) use super::affinity::{allowed_cpus, pin_current_thread};
     pub(crate) use super::connect::{apply_buffers, connect_tcp, connect_unix, connected, so_error};
     pub(crate) use super::datagram::{next_datagram, recv_datagram_slice, recv_datagram_vec};
     pub use super::epoll::Socket;
@@ -107,15 +108,15 @@ mod backend {
         local_addr, peek, peer_addr, recv_slice, recv_vec, reset_on_close, send, set_nodelay, shutdown_write,
     };
     #[cfg(not(gaio_pipe_waker))]
-    pub(crate) use super::waker_eventfd::Waker;
+    pub(crate) use super::waker_eventfd::{Bell, Waker};
     #[cfg(gaio_pipe_waker)]
-    pub(crate) use super::waker_pipe::Waker;
+    pub(crate) use super::waker_pipe::{Bell, Waker};
 }
 
 pub use backend::Socket;
 pub(crate) use backend::{
-    Reserve, Selector, Waker, accept, adopt, adopt_listener, apply_buffers, carry, connect_tcp, connect_unix,
-    connected, linger_off, listen_tcp, listen_unix, local_addr, next_datagram, now, peek, peer_addr,
+    Bell, Reserve, Selector, Waker, accept, adopt, adopt_listener, allowed_cpus, apply_buffers, carry, connect_tcp,
+    connect_unix, connected, linger_off, listen_tcp, listen_unix, local_addr, next_datagram, now, peek, peer_addr,
     pin_current_thread, recv_datagram_slice, recv_datagram_vec, recv_slice, recv_vec, reset_on_close, send,
     set_nodelay, shutdown_write, so_error,
 };
@@ -248,18 +249,26 @@ impl Datagram {
     }
 }
 
-/// What a stream is to have from its beginning.
+/// What a stream is to have from its beginning. Start from the default, change what you need.
+///
+/// ```
+/// let mut options = gaio::StreamOptions::default();
+/// options.keepalive = Some(std::time::Duration::from_secs(60));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct StreamOptions {
-    /// TCP: send at once, without Nagle's delay.
-    pub(crate) nodelay: bool,
+#[non_exhaustive]
+pub struct StreamOptions {
+    /// TCP: send at once, without Nagle's delay. Default true: whole messages are written here, and to hold the end of
+    /// one back only costs time.
+    pub nodelay: bool,
     /// TCP: how long it may be silent before the peer is asked whether it is still there. In whole seconds, rounded up,
-    /// at least one; `None` for never.
-    pub(crate) keepalive: Option<Duration>,
-    /// Bytes that may wait to be received, as SO_RCVBUF; `None` lets the system choose.
-    pub(crate) recv_buffer: Option<usize>,
-    /// Bytes that may wait to be sent, as SO_SNDBUF; `None` lets the system choose.
-    pub(crate) send_buffer: Option<usize>,
+    /// at least one; `None` (the default) for never.
+    pub keepalive: Option<Duration>,
+    /// Bytes that may wait to be received, as `SO_RCVBUF`; `None` (the default) lets the system choose, and change it as
+    /// the connection goes. The system may round it, or cut it short.
+    pub recv_buffer: Option<usize>,
+    /// Bytes that may wait to be sent, as `SO_SNDBUF`; likewise.
+    pub send_buffer: Option<usize>,
 }
 
 impl Default for StreamOptions {
@@ -268,17 +277,31 @@ impl Default for StreamOptions {
     }
 }
 
-/// How to listen.
+/// How to listen. Start from the default, change what you need.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let (_watcher, submitter) = gaio::Watcher::spawn(gaio::Options::default())?;
+/// let mut options = gaio::ListenOptions::default();
+/// options.reuse_port = true; // one listener per loop, all on one port
+/// options.streams.keepalive = Some(std::time::Duration::from_secs(60));
+/// let first = submitter.listen_on("127.0.0.1:0".parse()?, &options)?;
+/// let second = submitter.listen_on(first.local_addr().unwrap(), &options)?;
+/// # drop((first, second)); Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ListenOptions {
-    /// Connections that may wait to be accepted; the system has a bound of its own.
-    pub(crate) backlog: i32,
-    /// TCP: take a port although connections of its last listener are not quite gone.
-    pub(crate) reuse_addr: bool,
-    /// TCP: share the port with all other listeners that say so, too.
-    pub(crate) reuse_port: bool,
+#[non_exhaustive]
+pub struct ListenOptions {
+    /// Connections that may wait to be accepted; the system has a bound of its own. Default 4 096: a burst of clients
+    /// must not have to try again.
+    pub backlog: u32,
+    /// TCP: take a port although connections of its last listener are not quite gone. Default true: or a server could not
+    /// be started again for a minute.
+    pub reuse_addr: bool,
+    /// TCP: share the port with all other listeners that say so, too; the system deals the connections out. Default false.
+    pub reuse_port: bool,
     /// What the accepted connections are born with.
-    pub(crate) streams: StreamOptions,
+    pub streams: StreamOptions,
 }
 
 impl Default for ListenOptions {

@@ -1,36 +1,63 @@
-//! Waker over an eventfd: one descriptor, one write per wake, nothing to read.
+//! Waker and bell over an eventfd: one descriptor, one write per wake.
 //!
-//! The counter is never drained. Registered edge-triggered, each write is an edge of its own, whatever the count; this
-//! saves a syscall per wake-up.
+//! The waker's counter is never drained. Registered edge-triggered, each write is an edge of its own, whatever the count;
+//! this saves a syscall per wake-up. A bell is for a poll that is not ours, so it is what a poll expects: readable from
+//! a ring until it is silenced.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::io::{retry_on_intr, write};
+use rustix::io::{read, retry_on_intr, write};
 
 use super::epoll::Selector;
 
-/// Ends the selector's sleep from any thread.
+/// A descriptor that becomes readable when it is rung, from any thread.
 #[derive(Debug)]
-pub(crate) struct Waker {
+pub(crate) struct Bell {
     counter: OwnedFd,
 }
+
+impl Bell {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self { counter: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)? })
+    }
+
+    /// Makes it readable. Never blocks.
+    pub(crate) fn ring(&self) {
+        // EAGAIN would mean a full counter: 2^64 rings, 584 years of one per nanosecond. No other error is possible
+        // on a descriptor that we own, so a debug build may as well say so.
+        let written = retry_on_intr(|| write(&self.counter, &1_u64.to_ne_bytes()));
+        debug_assert!(written.is_ok(), "an eventfd refused a write: {written:?}");
+    }
+
+    /// Makes it unreadable: one read takes the whole count.
+    pub(crate) fn silence(&self) {
+        let _ = retry_on_intr(|| read(&self.counter, &mut [0_u8; 8]));
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.counter.as_fd()
+    }
+}
+
+/// Ends the selector's sleep from any thread.
+#[derive(Debug)]
+pub(crate) struct Waker(Bell);
 
 impl Waker {
     /// Registers with `selector` under `token`.
     pub(crate) fn new(selector: &Selector, token: u64) -> io::Result<Self> {
-        let counter = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        selector.register_waker(counter.as_fd(), token)?;
-        Ok(Self { counter })
+        let bell = Bell::new()?;
+        selector.register_waker(bell.as_fd(), token)?;
+        Ok(Self(bell))
     }
 
     /// Ends the current sleep, or the next one. Never blocks.
     pub(crate) fn wake(&self) {
-        // EAGAIN would mean a full counter: 2^64 wakes, 584 years of one per nanosecond. No other error is possible
-        // on a descriptor that we own, so a debug build may as well say so.
-        let written = retry_on_intr(|| write(&self.counter, &1_u64.to_ne_bytes()));
-        debug_assert!(written.is_ok(), "an eventfd refused a write: {written:?}");
+        self.0.ring();
     }
 
     /// Nothing to do here: the next write is an edge, read or not.
@@ -81,5 +108,22 @@ mod tests {
         assert_eq!(poll(&mut selector), []);
         waker.wake();
         assert_eq!(poll(&mut selector), [EVENT]);
+    }
+
+    #[test]
+    fn a_bell_is_readable_from_a_ring_until_it_is_silenced() {
+        let bell = Bell::new().unwrap();
+        let readable = || {
+            let mut fds = [rustix::event::PollFd::new(&bell, rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).unwrap() == 1
+        };
+        assert!(!readable());
+        bell.silence();
+        for rings in [1, 3, 200] {
+            (0..rings).for_each(|_| bell.ring());
+            assert!(readable() && readable());
+            bell.silence();
+            assert!(!readable(), "{rings} rings are silenced at once");
+        }
     }
 }

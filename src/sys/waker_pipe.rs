@@ -1,41 +1,39 @@
-//! Waker over a pipe, for systems without an eventfd; on Linux with `--cfg gaio_pipe_waker`.
+//! Waker and bell over a pipe, for systems without an eventfd; on Linux with `--cfg gaio_pipe_waker`.
 //!
 //! A pipe must be emptied. A full one takes no further byte, and without a byte there is no edge: the wake would be
 //! lost. So [`Waker::drain`] comes after the waker's event and before one looks at the work: a wake that found the
 //! pipe full is then covered by the drain that is still to come.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::{read, retry_on_intr, write};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::epoll::Selector;
 
-/// Ends the selector's sleep from any thread.
+/// A descriptor that becomes readable when it is rung, from any thread.
 #[derive(Debug)]
-pub(crate) struct Waker {
+pub(crate) struct Bell {
     reader: OwnedFd,
     writer: OwnedFd,
 }
 
-impl Waker {
-    /// Registers with `selector` under `token`.
-    pub(crate) fn new(selector: &Selector, token: u64) -> io::Result<Self> {
+impl Bell {
+    pub(crate) fn new() -> io::Result<Self> {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        selector.register_waker(reader.as_fd(), token)?;
         Ok(Self { reader, writer })
     }
 
-    /// Ends the current sleep, or the next one. Never blocks.
-    pub(crate) fn wake(&self) {
-        // EAGAIN is success: a full pipe has an event that is not yet fetched, or a drain that is not yet done.
-        // EPIPE, and with it SIGPIPE, can't be: the reader is ours.
+    /// Makes it readable. Never blocks.
+    pub(crate) fn ring(&self) {
+        // EAGAIN is success: a full pipe is readable, and has an event that is not yet fetched, or a drain that is not
+        // yet done. EPIPE, and with it SIGPIPE, can't be: the reader is ours.
         let _ = retry_on_intr(|| write(&self.writer, &[1]));
     }
 
-    /// Empties the pipe.
-    pub(crate) fn drain(&self) {
+    /// Makes it unreadable: empties the pipe.
+    pub(crate) fn silence(&self) {
         // Usually one byte, since a gate lets one wake through per park: one read tells, because it comes back short.
         let mut sink = [0_u8; 64];
         while let Ok(sink_len) = retry_on_intr(|| read(&self.reader, &mut sink)) {
@@ -43,6 +41,35 @@ impl Waker {
                 return;
             }
         }
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.reader.as_fd()
+    }
+}
+
+/// Ends the selector's sleep from any thread.
+#[derive(Debug)]
+pub(crate) struct Waker(Bell);
+
+impl Waker {
+    /// Registers with `selector` under `token`.
+    pub(crate) fn new(selector: &Selector, token: u64) -> io::Result<Self> {
+        let bell = Bell::new()?;
+        selector.register_waker(bell.as_fd(), token)?;
+        Ok(Self(bell))
+    }
+
+    /// Ends the current sleep, or the next one. Never blocks.
+    pub(crate) fn wake(&self) {
+        self.0.ring();
+    }
+
+    /// Empties the pipe.
+    pub(crate) fn drain(&self) {
+        self.0.silence();
     }
 }
 
@@ -97,11 +124,28 @@ mod tests {
         let waker = Waker::new(&selector, 9).unwrap();
         // A pipe holds 64 KiB here; what matters is that it is more than full.
         (0..100_000).for_each(|_| waker.wake());
-        assert_eq!(write(&waker.writer, &[1]), Err(rustix::io::Errno::AGAIN), "the pipe is full");
+        assert_eq!(write(&waker.0.writer, &[1]), Err(rustix::io::Errno::AGAIN), "the pipe is full");
         assert_eq!(poll(&mut selector), [EVENT]);
         waker.drain();
-        assert_eq!(read(&waker.reader, &mut [0; 1]), Err(rustix::io::Errno::AGAIN), "the pipe is empty");
+        assert_eq!(read(&waker.0.reader, &mut [0; 1]), Err(rustix::io::Errno::AGAIN), "the pipe is empty");
         waker.wake();
         assert_eq!(poll(&mut selector), [EVENT]);
+    }
+
+    #[test]
+    fn a_bell_is_readable_from_a_ring_until_it_is_silenced() {
+        let bell = Bell::new().unwrap();
+        let readable = || {
+            let mut fds = [rustix::event::PollFd::new(&bell, rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).unwrap() == 1
+        };
+        assert!(!readable());
+        bell.silence();
+        for rings in [1, 3, 200] {
+            (0..rings).for_each(|_| bell.ring());
+            assert!(readable() && readable());
+            bell.silence();
+            assert!(!readable(), "{rings} rings are silenced at once");
+        }
     }
 }

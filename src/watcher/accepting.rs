@@ -6,7 +6,7 @@ use crate::event_loop::counters::count;
 use crate::event_loop::listener::{Listening, Phase};
 use crate::event_loop::session::Session;
 use crate::sync::Ordering;
-use crate::sys::{self, Errno, Socket};
+use crate::sys::{self, Errno, Socket, StreamOptions};
 use crate::watcher::Conn;
 use crate::watcher::batch::Item;
 use crate::watcher::link::Addresses;
@@ -25,11 +25,18 @@ pub(crate) struct ListenerTag {
     address: Option<SocketAddr>,
     /// A positive SO_LINGER in seconds, which what it accepts inherits. 0: none.
     linger: u16,
+    /// Of a Unix listener: the sizes of the buffers, which what it accepts does not inherit.
+    buffers: Option<Box<StreamOptions>>,
 }
 
 impl ListenerTag {
-    pub(crate) const fn new(id: ListenerId, flag: ListenerFlag, linger: u16) -> Self {
-        Self { id, flag, address: None, linger }
+    pub(crate) const fn new(
+        id: ListenerId,
+        flag: ListenerFlag,
+        linger: u16,
+        buffers: Option<Box<StreamOptions>>,
+    ) -> Self {
+        Self { id, flag, address: None, linger, buffers }
     }
 }
 
@@ -72,6 +79,10 @@ impl<C> Proactor<C> {
         if linger > 0 && sys::linger_off(&socket).is_err() {
             // The peer has gone already; but not even its close may block.
             sys::reset_on_close(&socket);
+        }
+        if let Some(buffers) = &listening.tag.buffers {
+            // A size that the system does not take leaves the connection as it would be without.
+            let _ = sys::apply_buffers(&socket, buffers);
         }
         if !self.shared.admit() {
             return count(&self.shared.counters.refused);

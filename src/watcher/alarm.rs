@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use crate::error::{OpError, SubmitError, SubmitErrorKind};
 use crate::event_loop::arena::Arena;
+use crate::event_loop::inbox::{Patience, nanos};
 use crate::event_loop::timers::{Armed, Timer, Timers};
 use crate::sync::Ordering;
 use crate::sys;
 use crate::watcher::batch::Item;
 use crate::watcher::op::{self, Submission, TimerId};
 use crate::watcher::outbox::Outbox;
-use crate::watcher::shared::{Patience, Shared, nanos};
+use crate::watcher::shared::Shared;
 use crate::watcher::submitter::Submitter;
 
 /// A timer that has not been submitted yet; of [`Submitter::timer`].
@@ -66,7 +67,7 @@ impl<C> Submitter<C> {
     /// # Errors
     /// `Closed`, and on the thread of another loop `Full`.
     pub fn cancel_timer(&self, id: TimerId) -> Result<(), SubmitErrorKind> {
-        self.0.submit(Submission::CancelTimer { id: id.0 }, Patience::Forever).map_err(|(kind, _)| kind)
+        self.0.inbox.submit(Submission::CancelTimer { id: id.0 }, Patience::Forever).map_err(|(kind, _)| kind)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crate::error::{OpError, WaitError};
+use crate::error::{ConnectError, OpError, WaitError};
 use crate::watcher::aligned::{Aligned, LINE};
 use crate::watcher::outcome::{Detached, Event, Failure, ListenerId, Outcome, Payload};
 use crate::watcher::shared::Shared;
@@ -34,6 +34,7 @@ pub(crate) enum Item<C> {
     ListenerEnded { listener: ListenerId, error: Option<std::io::Error> },
     Posted(C),
     Timer { context: C, result: Result<(), OpError> },
+    Connected { context: C, result: Result<Conn<C>, ConnectError> },
 }
 
 /// Memory for pooled reads. Zeroed once, by the allocator; pages never read into are never touched.
@@ -52,6 +53,13 @@ impl Arena {
         let (size, rest) = (self.memory.len(), self.memory.len() - self.used);
         let take = cap.min(rest);
         (take >= FLOOR.min(cap).min(size)).then(|| &mut self.memory[self.used..self.used + take])
+    }
+
+    /// The next `cap` bytes, or as much of them as is left; and whether a fresh arena would have more.
+    pub(crate) fn rest(&mut self, cap: usize) -> (&mut [u8], bool) {
+        let most = cap.min(self.memory.len());
+        let take = most.min(self.memory.len() - self.used);
+        (&mut self.memory[self.used..self.used + take], take < most)
     }
 
     /// Nothing has been read into it yet.
@@ -102,7 +110,7 @@ impl<C> Buffer<C> {
     #[inline]
     pub(crate) fn push(&mut self, item: Item<C>) {
         match item {
-            Item::Done { .. } | Item::Posted(_) | Item::Timer { .. } => self.ops += 1,
+            Item::Done { .. } | Item::Posted(_) | Item::Timer { .. } | Item::Connected { .. } => self.ops += 1,
             Item::Accepted { .. } => self.accepted += 1,
             Item::ListenerEnded { .. } => {}
         }
@@ -207,6 +215,7 @@ impl<'w, C> Iterator for Batch<'w, C> {
             Item::ListenerEnded { listener, error } => Event::ListenerEnded { listener, error },
             Item::Posted(context) => Event::Posted(context),
             Item::Timer { context, result } => Event::Timer { context, result },
+            Item::Connected { context, result } => Event::Connected { context, result },
         })
     }
 

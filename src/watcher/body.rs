@@ -166,9 +166,9 @@ impl Body {
         }
     }
 
-    /// Refuses what could never complete, and makes the buffer ready.
-    #[inline]
-    pub(crate) fn prepare(&mut self) -> Result<(), SubmitErrorKind> {
+    /// Refuses what could never complete, and makes the buffer ready. `datagrams`: that is what they are sent to.
+    #[inline(always)]
+    pub(crate) fn prepare(&mut self, datagrams: bool) -> Result<(), SubmitErrorKind> {
         match self {
             Self::Read(bytes) => {
                 bytes.clear();
@@ -176,18 +176,34 @@ impl Body {
                     return Err(SubmitErrorKind::EmptyBuffer);
                 }
             }
-            Self::ReadExact(bytes, n) => {
-                bytes.clear();
-                if *n == 0 {
-                    return Err(SubmitErrorKind::EmptyBuffer);
-                }
-                bytes.try_reserve_exact(*n).map_err(|_| SubmitErrorKind::TooLarge)?;
-            }
-            body if body.is_write() && body.len() == 0 => return Err(SubmitErrorKind::EmptyBuffer),
+            Self::ReadExact(bytes, n) => return prepare_exact(bytes, *n, datagrams),
+            Self::ShutdownWrite if datagrams => return Err(SubmitErrorKind::NotAStream),
+            body if body.is_write() && body.len() == 0 => return body.prepare_empty(datagrams),
             _ => {}
         }
         Ok(())
     }
+
+    /// An empty message is one, if there is room to read the next into.
+    #[cold]
+    fn prepare_empty(&self, datagrams: bool) -> Result<(), SubmitErrorKind> {
+        match self {
+            Self::WriteVec(Then::ReadSame, bytes) if bytes.capacity() == 0 => Err(SubmitErrorKind::EmptyBuffer),
+            _ if datagrams => Ok(()),
+            _ => Err(SubmitErrorKind::EmptyBuffer),
+        }
+    }
+}
+
+fn prepare_exact(bytes: &mut Vec<u8>, n: usize, datagrams: bool) -> Result<(), SubmitErrorKind> {
+    bytes.clear();
+    if datagrams {
+        return Err(SubmitErrorKind::NotAStream);
+    }
+    if n == 0 {
+        return Err(SubmitErrorKind::EmptyBuffer);
+    }
+    bytes.try_reserve_exact(n).map_err(|_| SubmitErrorKind::TooLarge)
 }
 
 impl From<Payload> for Body {

@@ -6,13 +6,15 @@
 //! ```
 //!
 //! One word, so that a slot of the ring stays a cache line. A tick is what the wheel can tell apart (2^20 ns, 1.05 ms),
-//! rounded up: nothing expires early. 40 bits of them are 36 years of the loop's clock; what is beyond is no deadline.
+//! rounded up: nothing expires early. 40 bits of them are 36 years of the loop's clock; what is beyond is never.
 //! Names count the operations of one connection that were given one, modulo 2^24.
 
 use std::num::NonZeroU32;
 
 const NAME_BITS: u32 = 24;
 const TICK_BITS: u32 = 20;
+/// A deadline that no clock reaches. (It is one all the same: a close that has it has no bound.)
+const NEVER: u64 = (1 << (u64::BITS - NAME_BITS)) - 1;
 /// Names there are: one bit pattern says "none".
 pub(crate) const NAMES: u32 = (1 << NAME_BITS) - 1;
 
@@ -27,15 +29,16 @@ impl Bounds {
     pub(crate) const fn deadline(self) -> Option<u64> {
         match self.0 >> NAME_BITS {
             0 => None,
+            NEVER => Some(u64::MAX),
             ticks => Some(ticks << TICK_BITS),
         }
     }
 
     pub(crate) const fn with_deadline(self, at: u64) -> Self {
         let ticks = at.div_ceil(1 << TICK_BITS);
-        // The first tick is as good as "at once"; the last bit pattern is never reached by a clock.
+        // The first tick is as good as "at once".
         let ticks = if ticks == 0 { 1 } else { ticks };
-        let ticks = if ticks >> (u64::BITS - NAME_BITS) == 0 { ticks } else { 0 };
+        let ticks = if ticks < NEVER { ticks } else { NEVER };
         Self(ticks << NAME_BITS | self.0 & NAMES as u64)
     }
 
@@ -61,7 +64,9 @@ mod tests {
         assert_eq!([at(0), at(1), at(TICK), at(TICK + 1)], [Some(TICK), Some(TICK), Some(TICK), Some(2 * TICK)]);
         let years = 30 * 365 * 86_400 * 1_000_000_000;
         assert_eq!(at(years), Some(years.next_multiple_of(TICK)));
-        assert_eq!(at(u64::MAX), None, "centuries ahead is never");
+        assert_eq!(at(NEVER << TICK_BITS), Some(u64::MAX), "decades ahead is never");
+        assert_eq!(at(((NEVER - 1) << TICK_BITS) - 1), Some((NEVER - 1) << TICK_BITS));
+        assert_eq!(at(u64::MAX), Some(u64::MAX));
         assert_eq!(Bounds::NONE.deadline(), None);
     }
 

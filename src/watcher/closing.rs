@@ -10,17 +10,19 @@
 //!
 //! Draining is why the tail of a response survives: closing with unread input makes the kernel send a reset, and the
 //! peer may lose what it had not read yet. A torn message is never followed by a clean end: if a write went out in
-//! part, or one before failed, the connection is reset instead (I11).
+//! part, or one before failed, the connection is reset instead (I11). Datagrams have no end to send or to wait for: with
+//! all of them written the descriptor is closed.
 
 use bytes::Bytes;
 
 use crate::error::OpError;
 use crate::event_loop::Step;
 use crate::event_loop::counters::count;
+use crate::event_loop::inbox::nanos;
 use crate::event_loop::session::{Flags, Session, Verb};
 use crate::event_loop::slab::Key;
-use crate::event_loop::timers::{Armed, Timer, Timers};
-use crate::sys;
+use crate::event_loop::timers::{Armed, Timer};
+use crate::sys::{self, Errno};
 use crate::watcher::batch::Stored;
 use crate::watcher::body::Body;
 use crate::watcher::lease::Class;
@@ -28,7 +30,6 @@ use crate::watcher::op::Operation;
 use crate::watcher::outcome::Detached;
 use crate::watcher::proactor::{Core, Proactor};
 use crate::watcher::queue::{Pending, Queues};
-use crate::watcher::shared::nanos;
 
 /// Reads of input to be thrown away, per step.
 const DRAINS_PER_STEP: usize = 4;
@@ -64,7 +65,9 @@ impl<C> Proactor<C> {
         let linger = session.state.linger;
         if !begun {
             self.closing.insert(key.token(), (u64::MAX, Armed::NONE));
-            self.release_reads(session, &mut core.timers);
+            while let Some(op) = self.ops.pop(&mut session.state.read, &mut core.timers) {
+                self.fail(op, OpError::Released);
+            }
         }
         if self.advance_close(core, key) == Step::Again {
             core.enqueue(key);
@@ -86,12 +89,6 @@ impl<C> Proactor<C> {
         }
     }
 
-    fn release_reads(&mut self, session: &mut Session<Queues>, timers: &mut Timers) {
-        while let Some(op) = self.ops.pop(&mut session.state.read, timers) {
-            self.fail(op, OpError::Released);
-        }
-    }
-
     /// Does the next thing in the write queue end the session?
     pub(crate) fn head_is_ending(&mut self, session: &Session<Queues>) -> bool {
         self.ops.head(&session.state.write).is_some_and(|pending| pending.body.is_ending())
@@ -102,25 +99,22 @@ impl<C> Proactor<C> {
         let Some(session) = core.sessions.get_mut(key) else { return Step::Idle };
         if !session.state.write.is_empty() && !self.head_is_ending(session) {
             // Flushing. With the budget spent there may be more to send at once.
-            let more = session.writable() || session.has(Flags::BROKEN);
-            return if more { Step::Again } else { Step::Idle };
+            return if session.moves_writes() { Step::Again } else { Step::Idle };
         }
         if self.ops.head(&session.state.write).is_some_and(|pending| matches!(pending.body, Body::IntoFd)) {
             self.detach(core, key);
             return Step::Idle;
         }
-        let over = session.has(Flags::BROKEN) || session.has(Flags::RESET) || session.has(Flags::EOF);
-        if over {
-            // Nothing more will come: the close itself is the end of our side.
+        let mut over = session.has(Flags::OVER);
+        if !over && !session.has(Flags::SHUT) {
+            session.set(Flags::SHUT);
+            // Even if the peer has ended: where a child has a duplicate, the close alone would not tell it of our end.
+            over = sys::shutdown_write(&session.socket).is_err();
+        }
+        if over || session.has(Flags::EOF) {
+            // Nothing more will come, or nothing that belongs to what was sent.
             self.end_session(core, key, |_| OpError::Released);
             return Step::Idle;
-        }
-        if !session.has(Flags::SHUT) {
-            session.set(Flags::SHUT);
-            if sys::shutdown_write(&session.socket).is_err() {
-                self.end_session(core, key, |_| OpError::Released);
-                return Step::Idle;
-            }
         }
         self.drain_input(core, key)
     }
@@ -128,8 +122,6 @@ impl<C> Proactor<C> {
     /// Throws input away until the peer's end, the bound, or EAGAIN.
     fn drain_input(&mut self, core: &mut Core, key: Key) -> Step {
         let Some(session) = core.sessions.get_mut(key) else { return Step::Idle };
-        // Linked writes have become reads meanwhile. What follows would be bytes behind a gap.
-        self.release_reads(session, &mut core.timers);
         for _ in 0..DRAINS_PER_STEP {
             if !session.readable() {
                 return Step::Idle;
@@ -187,9 +179,11 @@ impl<C> Proactor<C> {
         if core.sessions.get_mut(key).is_some_and(|session| session.has(Flags::BROKEN)) {
             return self.end_session(core, key, |_| OpError::Broken);
         }
-        let Some(mut session) = core.retire(key) else { return };
-        // Linked writes have become reads meanwhile.
-        self.release_reads(&mut session, &mut core.timers);
+        if core.sessions.get_mut(key).is_some_and(|session| session.has(Flags::RESET)) {
+            // The system tells an error once, and that was us: whoever read on would take what follows for a clean end.
+            return self.end_session(core, key, |_| OpError::Os(Errno::CONNRESET.into()));
+        }
+        let Some(session) = core.retire(key) else { return };
         let Session { socket, state: Queues { mut write, .. }, .. } = session;
         let leftover = self.left(core, key);
         if let Some(Pending { conn, context, .. }) = self.ops.pop(&mut write, &mut core.timers) {
@@ -230,7 +224,8 @@ impl<C> Proactor<C> {
         }
         let Session { socket, state: Queues { mut read, mut write, .. }, .. } = session;
         drop(socket);
-        self.left(core, key);
+        let leftover = self.left(core, key);
+        self.unread.extend((!leftover.is_empty()).then_some(leftover));
         while let Some(pending) = self.ops.pop(&mut read, &mut core.timers) {
             let error = error(&pending.body);
             self.fail(pending, error);

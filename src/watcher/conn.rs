@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use crate::error::{SubmitError, SubmitErrorKind};
+use crate::event_loop::inbox::Patience;
 use crate::handoff::Handle;
 use crate::sync::Arc;
 use crate::watcher::body::{Body, Then};
@@ -17,7 +18,7 @@ use crate::watcher::bounds::Bounds;
 use crate::watcher::link::{Addresses, Link, Token};
 use crate::watcher::op::{Op, OpId, Operation, Single, Submission, Write};
 use crate::watcher::outcome::Payload;
-use crate::watcher::shared::{Patience, Shared};
+use crate::watcher::shared::Shared;
 
 /// A handle to a delegated connection: `Send`, `Sync`, cheap to clone.
 ///
@@ -52,11 +53,56 @@ use crate::watcher::shared::{Patience, Shared};
 /// }
 /// # Ok(()) }
 /// ```
+///
+/// # Datagrams
+///
+/// A connected UDP or Unix datagram socket can be delegated, too. Then each read takes one message, and each write
+/// sends one, all or nothing:
+///
+/// | | on a datagram socket |
+/// |---|---|
+/// | [`read`](Self::read), [`read_pooled`](Self::read_pooled), [`read_leased`](Self::read_leased) | one message; an empty one completes with no bytes, and [`Eof`](crate::Outcome::Eof) never comes |
+/// | a message larger than the vector, or than [`Limits::read_cap`](crate::Limits::read_cap) (pooled: or the arena) | `Failed` as [`OpError::Truncated`](crate::OpError::Truncated): what did fit is in the failure, the rest is lost |
+/// | [`readable`](Self::readable) | as ever; an error that it finds is its own, since an error is told once |
+/// | [`write`](Self::write), [`write_copied`](Self::write_copied) | one message, which may be empty |
+/// | [`write_vectored`](Self::write_vectored) | one message of all its pieces, which may be none |
+/// | linked | sends one, then takes the next |
+/// | [`read_exact`](Self::read_exact), [`shutdown_write`](Self::shutdown_write) | refused as `NotAStream` |
+/// | an error (`ConnectionRefused`, a message that is too large) | fails one operation, and the others go on: nothing is broken, nor by a deadline or a cancel |
+/// | [`close`](Self::close) | queued writes go out, then the descriptor is closed: there is no end to send or to wait for |
+/// | [`release`](Self::release), [`abort`](Self::abort), [`into_fd`](Self::into_fd) | as ever; unread messages stay in the socket |
+///
+/// What the system does about lost or refused messages is its own: UDP loses what finds no room, and says that a port is
+/// dead to the next operation, which then has not been done; a Unix socket holds a write back while its receiver is full.
+///
+/// ```
+/// # use std::net::UdpSocket;
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let (mut watcher, submitter) = gaio::Watcher::spawn(gaio::Options::default())?;
+/// let (ours, peer) = (UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?);
+/// ours.connect(peer.local_addr()?)?;
+/// peer.connect(ours.local_addr()?)?;
+/// let conn = submitter.delegate(ours)?;
+/// conn.read(Vec::with_capacity(4)).submit()?;
+/// peer.send(b"short and long")?;
+/// let Some(gaio::Event::Done { conn, outcome: gaio::Outcome::Failed(cut), .. }) = watcher.wait()?.next() else { panic!() };
+/// assert!(matches!(cut.error, gaio::OpError::Truncated { whole: 14 }));
+/// assert_eq!(cut.buffer.unwrap().as_slice(), Some(&b"shor"[..]));
+/// conn.write_vectored(vec!["one ".into(), "message".into()]).submit()?;
+/// let mut message = [0; 64];
+/// let n = peer.recv(&mut message)?;
+/// assert_eq!(&message[..n], b"one message");
+/// # Ok(()) }
+/// ```
 pub struct Conn<C = ()>(Handle<Link<C>>);
 
 impl<C> Conn<C> {
     pub(crate) fn create(shared: Arc<Shared<C>>, addresses: Addresses) -> Self {
-        Self(Handle::new(Link::new(shared, addresses)))
+        Self(Handle::new(Link::new(shared, addresses, false)))
+    }
+
+    pub(crate) fn of_datagrams(shared: Arc<Shared<C>>, addresses: Addresses) -> Self {
+        Self(Handle::new(Link::new(shared, addresses, true)))
     }
 
     /// What the loop keeps of it.
@@ -88,7 +134,7 @@ impl<C> Conn<C> {
         let bytes = body.len();
         // Endings are never refused for being too many: they are how one gets out of that.
         let ending = body.is_ending();
-        let cap = if ending { u32::MAX } else { shared.limits.ops_per_conn };
+        let cap = if ending { u32::MAX } else { shared.limits.ops_per_conn() };
         let Some(handle) = self.0.begin(cap) else { return Err(too_many(context, body)) };
         let conn = Self(handle);
         if !shared.in_flight.begin(bytes, &shared.limits, ending) {
@@ -96,7 +142,10 @@ impl<C> Conn<C> {
             return Err(too_many(context, body));
         }
         let submission = Submission::Op(Operation { conn, context, body, bounds });
-        shared.submit(submission, patience).map_err(|(kind, submission)| shared.take_back(bytes, kind, submission))
+        shared
+            .inbox
+            .submit(submission, patience)
+            .map_err(|(kind, submission)| shared.take_back(bytes, kind, submission))
     }
 
     /// The peer's address, as it was at delegation; none for Unix sockets. Cost: none, it was kept.
@@ -119,7 +168,7 @@ impl<C> Conn<C> {
         Op::new(self, Body::Read(buffer))
     }
 
-    /// Reads exactly `n` bytes into `buffer`, which is cleared and grown if it is too small.
+    /// Reads exactly `n` bytes of a stream into `buffer`, which is cleared and grown if it is too small.
     ///
     /// Completes as `Read` with all of them; `Eof` or `Failed` give back what did arrive. `n == 0` is refused as
     /// `EmptyBuffer`, an `n` that cannot be allocated as `TooLarge`. Bytes beyond the `n` are left for the next read. A
@@ -154,8 +203,8 @@ impl<C> Conn<C> {
     /// Writes all of the payload: a `Vec<u8>`, `Bytes`, `&'static [u8]`, or a [`Lease`](crate::Lease).
     ///
     /// Completes as `Wrote` with the same allocation, when all bytes were handed to the system; or as `Failed`, with
-    /// the number that were, and then every later write fails as `Broken`. An empty payload is refused as
-    /// `EmptyBuffer`. May be linked to a read: [`Op::then_read`](crate::Op::then_read) and its siblings.
+    /// the number that were, and then every later write to a stream fails as `Broken`. An empty payload is refused as
+    /// `EmptyBuffer`, but for a datagram. May be linked to a read: [`Op::then_read`](crate::Op::then_read) and its siblings.
     ///
     /// Never raises SIGPIPE.
     pub fn write<P: Into<Payload>>(&self, payload: P) -> Op<'_, C, Write<P>> {
@@ -164,7 +213,8 @@ impl<C> Conn<C> {
 
     /// Writes several pieces, one behind the other, as one operation and by as few system calls as will do: a header and a
     /// body shared by many connections, say. Completes as [`Conn::write`] does, with a [`Payload::Many`]; pieces may be
-    /// empty, if not all are.
+    /// empty, if not all are. Of more than 16 pieces each system call costs an allocation; as a datagram more than 1 024
+    /// cost a copy.
     ///
     /// ```
     /// # use std::{io::Read, os::unix::net::UnixStream};
@@ -193,7 +243,7 @@ impl<C> Conn<C> {
         Op::new(self, Body::WriteLease(Then::Done, crate::watcher::lease::Pool::copy(&self.0.shared.pool, bytes)))
     }
 
-    /// Ends the sending side, behind the writes submitted before it: the peer reads the end of the stream, and may go on
+    /// Ends the sending side of a stream, behind the writes submitted before it: the peer reads the end of the stream, and may go on
     /// sending. Completes as `ShutDown`; writes behind it fail as `Broken`.
     pub const fn shutdown_write(&self) -> Op<'_, C> {
         Op::new(self, Body::ShutdownWrite)
@@ -201,7 +251,7 @@ impl<C> Conn<C> {
 
     /// Cancels one pending operation: it completes as [`OpError::Cancelled`](crate::OpError::Cancelled), with what did
     /// move, unless it has completed already; a cancel that finds nothing is counted. It looks behind everything that
-    /// was submitted before it, on any thread. Closes cannot be cancelled.
+    /// was submitted before it, on any thread. What ends a connection (close, `into_fd`) cannot be cancelled.
     ///
     /// A write that was sent in part leaves the sending side broken; the bytes of an exact read that did arrive come back
     /// with it. Cost: as a submission, and a look at the pending operations of the connection.
@@ -210,7 +260,7 @@ impl<C> Conn<C> {
     /// `Closed`, and on the thread of another loop `Full`.
     pub fn cancel(&self, id: OpId) -> Result<(), SubmitErrorKind> {
         let cancel = Submission::Cancel { conn: self.clone(), name: id.0 };
-        self.0.shared.submit(cancel, Patience::Forever).map_err(|(kind, _)| kind)
+        self.0.shared.inbox.submit(cancel, Patience::Forever).map_err(|(kind, _)| kind)
     }
 
     /// Closes gracefully. Pending reads complete as `Released` at once; queued writes go out; then the sending side
@@ -261,7 +311,9 @@ impl<C> Conn<C> {
     /// [`Submitter::delegate_with`](crate::Submitter::delegate_with) that no read has taken. What is submitted behind it
     /// fails as [`OpError::Closed`](crate::OpError::Closed).
     ///
-    /// Fails, and the connection is reset, if the writes before it fail, or are not through by its deadline.
+    /// Fails if the peer has reset the connection; and resets it itself if the writes before it fail, or are not through
+    /// by its deadline, which is [`Limits::close_within`](crate::Limits::close_within) if it has none. A positive
+    /// `SO_LINGER` was switched off when the connection was delegated, and stays off.
     pub const fn into_fd(&self) -> Op<'_, C, Single> {
         Op::new(self, Body::IntoFd)
     }

@@ -1,18 +1,28 @@
-//! The loop in the caller's thread: one loop per core, without a hand-over in between.
+//! The loop in the caller's thread: one loop per core, without a hand-over in between; or inside of another loop.
+//!
+//! What a foreign poll must know is split in two. The selector's descriptor says what others do: an edge, or the waker,
+//! since the gate is parked between turns (G4). [`EmbeddedWatcher::next_turn`] says the rest, which only this thread
+//! changes: work in hand, a turn that is owed, a deadline.
+//!
+//! Model: loom-tests/polled.rs. Mutant that must fail: `owed_unsaid`.
 
 use std::io;
 use std::marker::PhantomData;
-use std::time::Duration;
+#[cfg(not(any(loom, gaio_sim)))]
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use crate::error::WaitError;
 use crate::event_loop::EventLoop;
+use crate::event_loop::inbox::nanos;
 use crate::limits::Options;
-use crate::sync::Arc;
+use crate::sync::{Arc, mutant};
 use crate::sys;
 use crate::watcher::batch::Batch;
 use crate::watcher::outbox::Way;
+use crate::watcher::panics::Panics;
 use crate::watcher::proactor::Proactor;
-use crate::watcher::shared::{Shared, nanos};
+use crate::watcher::shared::Shared;
 use crate::watcher::submitter::Submitter;
 use crate::watcher::{Parts, assemble, buffer, checked};
 
@@ -50,6 +60,18 @@ pub struct EmbeddedWatcher<C: Send + 'static = ()> {
     thread: PhantomData<*const ()>,
 }
 
+/// When a loop inside of another wants its next turn; of [`EmbeddedWatcher::next_turn`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(clippy::exhaustive_enums, reason = "a match without `_` is what keeps a foreign loop from oversleeping")]
+pub enum NextTurn {
+    /// There is work that no event announces, or a batch not taken to its end: do not sleep.
+    Now,
+    /// When the descriptor is readable, but not later than this: there is a deadline.
+    At(Instant),
+    /// When the descriptor is readable, and not before.
+    WhenReadable,
+}
+
 impl EmbeddedWatcher<()> {
     /// Makes a loop on this thread. For contexts of your own type there is [`EmbeddedWatcher::new_for`].
     ///
@@ -72,7 +94,7 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
             sys::pin_current_thread(cpu)?;
         }
         let Parts { shared, event_loop } = assemble(&options, Way::Turn(buffer(&options)))?;
-        shared.local.bind();
+        shared.inbox.local.bind();
         let submitter = Submitter(shared.clone());
         Ok((Self { event_loop, shared, skipped: false, thread: PhantomData }, submitter))
     }
@@ -109,6 +131,74 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
         }
     }
 
+    /// What a poll of one's own may do until the next turn: for a loop inside of another. The watcher's descriptor
+    /// ([`AsFd`]) is readable when there are events, or somebody else has submitted; this says what the descriptor cannot.
+    /// Ask after each turn and its batch, and after submitting or dropping handles on this thread.
+    ///
+    /// On `WhenReadable` and `At` sleep until the descriptor is readable (or the instant has come), then take a
+    /// [`turn`](Self::turn) of no time. The descriptor may be readable without need. No harm comes from a turn too many.
+    ///
+    /// Cost: none to speak of; no system call but the clock's, if there is a deadline.
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    /// use gaio::{EmbeddedWatcher, Event, NextTurn, Options};
+    /// use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (mut watcher, submitter) = EmbeddedWatcher::<u32>::new_for(Options::default())?;
+    /// submitter.timer(Duration::from_millis(5)).submit_with(0)?;
+    /// let posting = std::thread::spawn(move || submitter.post(1));
+    /// let mut seen = Vec::new();
+    /// while seen.len() < 2 {
+    ///     let sleep = match watcher.next_turn() {
+    ///         NextTurn::Now => Some(Duration::ZERO),
+    ///         NextTurn::At(instant) => Some(instant.saturating_duration_since(Instant::now())),
+    ///         NextTurn::WhenReadable => None,
+    ///     };
+    ///     let sleep = sleep.map(Timespec::try_from).transpose()?;
+    ///     // Beside descriptors of your own.
+    ///     poll(&mut [PollFd::new(&watcher, PollFlags::IN)], sleep.as_ref())?;
+    ///     for event in watcher.turn(Some(Duration::ZERO))? {
+    ///         let (Event::Posted(n) | Event::Timer { context: n, .. }) = event else { panic!() };
+    ///         seen.push(n);
+    ///     }
+    /// }
+    /// seen.sort();
+    /// assert_eq!(seen, [0, 1]);
+    /// # posting.join().unwrap()?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn next_turn(&mut self) -> NextTurn {
+        let buffer = self.event_loop.face.outbox.filling();
+        if !buffer.is_empty() || buffer.end.is_some() {
+            return NextTurn::Now;
+        }
+        // Its events were taken, but it still counts the bytes they came with: a batch that is full, and an arena that
+        // is, would not look like work that can go on.
+        buffer.recycle();
+        // Raised within the turn, which closed the gate behind it: nobody has written the waker for that.
+        let owed = self.event_loop.owed() && !mutant("owed_unsaid");
+        if owed || self.event_loop.is_busy() {
+            return NextTurn::Now;
+        }
+        let Some(due) = self.event_loop.core.timers.next() else { return NextTurn::WhenReadable };
+        match due.saturating_sub(sys::now()) {
+            0 => NextTurn::Now,
+            ahead => {
+                Instant::now().checked_add(Duration::from_nanos(ahead)).map_or(NextTurn::WhenReadable, NextTurn::At)
+            }
+        }
+    }
+
+    /// Waits until the descriptor would be readable: what stands for a foreign poll on the simulated system, which has no
+    /// descriptors.
+    #[cfg(any(loom, gaio_sim))]
+    pub fn until_readable(&self) {
+        self.event_loop.core.selector().until_readable();
+    }
+
     fn has_output(&mut self) -> bool {
         let buffer = self.event_loop.face.outbox.filling();
         !buffer.is_empty() || buffer.end.is_some()
@@ -135,13 +225,23 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
     }
 }
 
+/// The selector's: readable when a turn has something to do that [`EmbeddedWatcher::next_turn`] does not say. Only poll it,
+/// or register it with a selector of your own, level-triggered: a turn may leave events for the next. There is none on the
+/// simulated system.
+#[cfg(not(any(loom, gaio_sim)))]
+impl<C: Send + 'static> AsFd for EmbeddedWatcher<C> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event_loop.core.selector().as_fd()
+    }
+}
+
 impl<C: Send + 'static> Drop for EmbeddedWatcher<C> {
     fn drop(&mut self) {
-        self.shared.shut_down(Duration::ZERO);
-        while let Ok(batch) = self.turn(None) {
-            batch.for_each(drop);
-        }
-        self.shared.local.unbind();
+        self.shared.inbox.shut_down(Duration::ZERO);
+        let panics = Panics::default();
+        while panics.put_off(|| self.turn(None).map(|batch| panics.discard(batch)).is_ok()) != Some(false) {}
+        self.shared.inbox.local.unbind();
+        panics.pass_on();
     }
 }
 

@@ -7,12 +7,10 @@
 //!
 //! Model: loom-tests/lifecycle.rs. Mutant that must fail: `ended_early`.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::error::{OpError, WaitError};
 use crate::event_loop::timers::Timer;
-use crate::handoff::Pop;
 use crate::sync::mutant;
 use crate::sys;
 use crate::watcher::batch::Item;
@@ -41,13 +39,13 @@ impl<C> Proactor<C> {
             Ending::Failing => return self.advance_failing(core),
             Ending::No | Ending::Grace(_) => {}
         }
-        let Some(until) = self.shared.shutdown_at() else { return };
+        let Some(until) = self.shared.inbox.shutdown_at() else { return };
         if self.ending != Ending::Grace(until) {
             self.ending = Ending::Grace(until);
             core.timers.arm(until, Timer::Grace);
         }
         // A slot reserved before the ring was closed is still owed to us: its producer raises the gate.
-        let all_in = (self.ring.is_finished() || mutant("ended_early")) && self.local.is_empty();
+        let all_in = (self.intake.is_finished() || mutant("ended_early")) && self.intake.has_no_local();
         let nothing_to_write = self.writes == 0 && self.closing.is_empty();
         if all_in && (nothing_to_write || sys::now() >= until) {
             for key in core.sessions.keys() {
@@ -63,6 +61,7 @@ impl<C> Proactor<C> {
         for index in 0..core.listeners.len() {
             self.end_listener(core, index, None);
         }
+        self.fail_connects(core, || error(&Body::Readable));
         for key in core.sessions.keys() {
             self.end_session(core, key, &error);
         }
@@ -82,17 +81,21 @@ impl<C> Proactor<C> {
         if matches!(self.ending, Ending::Last | Ending::Gone) {
             return;
         }
-        self.shared.shut_down(Duration::ZERO);
+        self.shared.inbox.shut_down(Duration::ZERO);
         self.ending = Ending::Failing;
         self.advance_failing(core);
     }
 
     fn advance_failing(&mut self, core: &mut Core) {
         self.abort_all(core, |_| OpError::LoopFailed);
-        while let Some(submission) = self.next_submission() {
+        while let Some(submission) = self.intake.take_any(&self.shared.inbox) {
             match submission {
                 Submission::Op(op) => self.fail_new(op, OpError::LoopFailed),
-                Submission::Cancel { .. } | Submission::CancelTimer { .. } => {}
+                Submission::Cancel { .. } | Submission::CancelTimer { .. } | Submission::CancelConnect { .. } => {}
+                Submission::Connect(connect) => {
+                    self.start_connect(core, connect);
+                    self.fail_connects(core, || OpError::LoopFailed);
+                }
                 Submission::Timer { context, .. } => {
                     self.outbox.filling().push(Item::Timer { context, result: Err(OpError::LoopFailed) });
                 }
@@ -100,25 +103,16 @@ impl<C> Proactor<C> {
                 Submission::Listen { id: listener, .. } => {
                     self.outbox.filling().push(Item::ListenerEnded { listener, error: None });
                 }
-                Submission::Delegate { conn, .. } => {
+                Submission::Delegate { conn, leftover, .. } => {
+                    self.unread.push(leftover);
                     conn.link().set_refused();
                     self.shared.left();
                 }
             }
         }
         // As for a shutdown: what was reserved before the ring was closed is still owed.
-        if self.ring.is_finished() {
+        if self.intake.is_finished() {
             self.finish(WaitError::LoopFailed);
-        }
-    }
-
-    fn next_submission(&mut self) -> Option<Submission<C>> {
-        match self.ring.pop() {
-            Pop::Item(submission) => Some(submission),
-            Pop::Unpublished | Pop::Empty => {
-                let local = self.local.pop_front().or_else(|| self.shared.local.with(VecDeque::pop_front).flatten())?;
-                Some(local.submission)
-            }
         }
     }
 }

@@ -17,7 +17,6 @@ use crate::event_loop::Step;
 use crate::event_loop::session::{Flags, Session, Verb};
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Timer, Timers};
-use crate::limits::Limits;
 use crate::sys::{self, Errno};
 use crate::watcher::batch::Stored;
 use crate::watcher::body::Body;
@@ -25,30 +24,10 @@ use crate::watcher::lease::{Class, SMALL};
 use crate::watcher::outcome::Payload;
 use crate::watcher::proactor::Proactor;
 use crate::watcher::queue::{Pending, Queues};
+use crate::watcher::turn::{Budget, Turn};
 
 /// Pause before a send is tried again for which memory was short: no edge announces memory.
-const RETRY: u64 = 5_000_000;
-
-/// What one session may still do in this turn.
-#[derive(Debug)]
-struct Budget {
-    ops: u32,
-    bytes: usize,
-}
-
-impl Budget {
-    const fn of(limits: &Limits) -> Self {
-        Self { ops: limits.ops_per_turn, bytes: limits.bytes_per_turn }
-    }
-
-    const fn is_spent(&self) -> bool {
-        self.ops == 0 || self.bytes == 0
-    }
-
-    const fn moved(&mut self, n: usize) {
-        self.bytes = self.bytes.saturating_sub(n);
-    }
-}
+pub(crate) const RETRY: u64 = 5_000_000;
 
 /// What trying the operation at the head of a queue came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,27 +40,61 @@ pub(crate) enum Tried {
     Spent,
 }
 
-/// One session in its step, and what of the loop it needs.
-pub(crate) struct Turn<'l> {
-    pub(crate) key: Key,
-    pub(crate) session: &'l mut Session<Queues>,
-    timers: &'l mut Timers,
-    budget: Budget,
+/// How far a write has come.
+enum Sent {
+    All,
+    Waits,
+    Spent,
+    Failed(Errno),
+}
+
+/// Sends what is left of a write, until all is out, the system takes no more, or the budget is spent.
+#[inline(always)]
+fn send_rest<C>(pending: &mut Pending<C>, turn: &mut Turn<'_>, len: usize) -> Sent {
+    while pending.done < len {
+        if turn.budget.is_spent() {
+            return Sent::Spent;
+        }
+        let verb = if let Body::WriteMany(..) = pending.body {
+            turn.session.send(&pending.body.slices(pending.done, turn.budget.bytes))
+        } else {
+            let rest = &pending.body.bytes()[pending.done..];
+            turn.session.send(&[IoSlice::new(&rest[..rest.len().min(turn.budget.bytes)])])
+        };
+        match verb {
+            Verb::Moved(n) => {
+                pending.done += n;
+                turn.budget.moved(n);
+            }
+            Verb::Pending => return Sent::Waits,
+            Verb::Failed(Errno::NOBUFS | Errno::NOMEM) => {
+                turn.session.wait_for_retry();
+                turn.timers.arm(sys::now() + RETRY, Timer::Retry(turn.key.token()));
+                return Sent::Waits;
+            }
+            Verb::Failed(errno) => return Sent::Failed(errno),
+            Verb::Eof => unreachable!("a send has no end of stream"),
+        }
+    }
+    Sent::All
 }
 
 impl<C> Proactor<C> {
     /// Moves one session on: writes first, since they free what the peer waits for, and may turn into reads.
     #[inline]
     pub(crate) fn step_session(&mut self, key: Key, session: &mut Session<Queues>, timers: &mut Timers) -> Step {
-        let mut turn = Turn { key, session, timers, budget: Budget::of(&self.shared.limits) };
+        let mut turn = Turn::new(key, session, timers, &self.limits);
         let mut tried = Tried::Waits;
         if turn.session.wants_to_write() {
+            // A peer that takes all we send must not keep us from reading: half of the budget is for that.
+            let kept = if turn.session.wants_to_read() { turn.budget.halve() } else { Budget::NONE };
             tried = self.run_writes(&mut turn);
+            turn.budget.add(&kept);
         }
         if turn.session.wants_to_read() && self.run_reads(&mut turn) == Tried::Spent {
             tried = Tried::Spent;
         }
-        if turn.session.has(Flags::CLOSING) {
+        if turn.session.has(Flags::NOT_OPEN) {
             return Step::Ending;
         }
         if tried == Tried::Spent { Step::Again } else { Step::Idle }
@@ -99,7 +112,7 @@ impl<C> Proactor<C> {
         if !others_wait {
             return self.step_session(key, session, timers);
         }
-        let mut turn = Turn { key, session, timers, budget: Budget::of(&self.shared.limits) };
+        let mut turn = Turn::new(key, session, timers, &self.limits);
         let tried = self.run_writes(&mut turn);
         if tried == Tried::Spent || turn.session.wants_to_read() { Step::Again } else { Step::Idle }
     }
@@ -129,42 +142,25 @@ impl<C> Proactor<C> {
 
     /// Sends until all is out, the system takes no more, or the budget is spent.
     #[inline]
-    fn try_write(&mut self, turn: &mut Turn<'_>) -> Tried {
-        let Some(pending) = self.ops.head(&turn.session.state.write) else { return Tried::Waits };
-        if turn.session.has(Flags::MUTE) {
-            return self.refuse_write(turn);
+    pub(crate) fn try_write(&mut self, turn: &mut Turn<'_>) -> Tried {
+        if turn.session.has(Flags::WRITES_APART) {
+            if let Some(tried) = self.write_apart(turn) {
+                return tried;
+            }
         }
+        let Some(pending) = self.ops.head(&turn.session.state.write) else { return Tried::Waits };
         if !pending.body.is_write() {
             return self.end_output(turn);
         }
         let len = pending.body.len();
-        while pending.done < len {
-            if turn.budget.is_spent() {
-                return Tried::Spent;
-            }
-            let verb = if let Body::WriteMany(..) = pending.body {
-                turn.session.send(&pending.body.slices(pending.done, turn.budget.bytes))
-            } else {
-                let rest = &pending.body.bytes()[pending.done..];
-                turn.session.send(&[IoSlice::new(&rest[..rest.len().min(turn.budget.bytes)])])
-            };
-            match verb {
-                Verb::Moved(n) => {
-                    pending.done += n;
-                    turn.budget.moved(n);
-                }
-                Verb::Pending => return Tried::Waits,
-                Verb::Failed(Errno::NOBUFS | Errno::NOMEM) => {
-                    turn.session.wait_for_retry();
-                    turn.timers.arm(sys::now() + RETRY, Timer::Retry(turn.key.token()));
-                    return Tried::Waits;
-                }
-                Verb::Failed(errno) => {
-                    turn.session.set(Flags::BROKEN);
-                    self.fail_write(turn, OpError::Os(errno.into()));
-                    return Tried::Gone;
-                }
-                Verb::Eof => unreachable!("a send has no end of stream"),
+        match send_rest(pending, turn, len) {
+            Sent::All => {}
+            Sent::Waits => return Tried::Waits,
+            Sent::Spent => return Tried::Spent,
+            Sent::Failed(errno) => {
+                turn.session.set(Flags::BROKEN);
+                self.fail_write(turn, OpError::Os(errno.into()));
+                return Tried::Gone;
             }
         }
         self.written += len as u64;
@@ -177,23 +173,36 @@ impl<C> Proactor<C> {
             }
         }
         self.writes -= 1;
-        if pending.body.is_write() {
-            if let Some(pending) = self.ops.pop(&mut turn.session.state.write, turn.timers) {
-                let (conn, context) = (pending.conn, pending.context);
-                if let Some(payload) = pending.body.into_payload() {
-                    self.complete(conn, context, Stored::Wrote(payload));
-                }
-            }
-        } else {
+        let has_become_read = !pending.body.is_write();
+        if has_become_read {
             pending.done = 0;
-            let queues = &mut turn.session.state;
-            self.ops.relink(&mut queues.write, &mut queues.read);
+            if !turn.session.has(Flags::CLOSING) {
+                let queues = &mut turn.session.state;
+                self.ops.relink(&mut queues.write, &mut queues.read);
+                return Tried::Gone;
+            }
+        }
+        if let Some(pending) = self.ops.pop(&mut turn.session.state.write, turn.timers) {
+            if has_become_read {
+                // As those that were pending when the end began. What it read would be bytes behind a gap.
+                self.fail(pending, OpError::Released);
+                return Tried::Gone;
+            }
+            let (conn, context) = (pending.conn, pending.context);
+            if let Some(payload) = pending.body.into_payload() {
+                self.complete(conn, context, Stored::Wrote(payload));
+            }
         }
         Tried::Gone
     }
 
-    /// Nothing may follow what was torn, nor what ended the output.
+    /// A datagram, or what is to be refused. `None`: it is out, and to be completed.
     #[cold]
+    fn write_apart(&mut self, turn: &mut Turn<'_>) -> Option<Tried> {
+        if turn.session.has(Flags::DATAGRAM) { self.send_datagram(turn) } else { Some(self.refuse_write(turn)) }
+    }
+
+    /// Nothing may follow what was torn, nor what ended the output.
     fn refuse_write(&mut self, turn: &mut Turn<'_>) -> Tried {
         let ends = self.ops.head(&turn.session.state.write).is_some_and(|pending| pending.body.is_ending());
         if ends {
@@ -223,7 +232,7 @@ impl<C> Proactor<C> {
     }
 
     #[cold]
-    fn fail_write(&mut self, turn: &mut Turn<'_>, error: OpError) {
+    pub(crate) fn fail_write(&mut self, turn: &mut Turn<'_>, error: OpError) {
         if let Some(pending) = self.ops.pop(&mut turn.session.state.write, turn.timers) {
             self.writes -= 1;
             self.fail(pending, error);
@@ -233,8 +242,8 @@ impl<C> Proactor<C> {
     /// Receives what the operation at the head asks for.
     #[inline]
     pub(crate) fn try_read(&mut self, turn: &mut Turn<'_>) -> Tried {
-        if turn.session.has(Flags::LEFTOVER) {
-            return self.read_leftover(turn);
+        if turn.session.has(Flags::READS_APART) {
+            return self.read_apart(turn);
         }
         let Some(pending) = self.ops.head(&turn.session.state.read) else { return Tried::Waits };
         let (verb, stored) = match &mut pending.body {
@@ -281,6 +290,11 @@ impl<C> Proactor<C> {
         }
     }
 
+    #[cold]
+    fn read_apart(&mut self, turn: &mut Turn<'_>) -> Tried {
+        if turn.session.has(Flags::DATAGRAM) { self.read_datagram(turn) } else { self.read_leftover(turn) }
+    }
+
     #[inline(always)]
     pub(crate) fn finish_read(&mut self, turn: &mut Turn<'_>, n: usize, stored: Stored) -> Tried {
         turn.budget.moved(n);
@@ -293,7 +307,7 @@ impl<C> Proactor<C> {
     }
 
     /// What all reads do with an answer that is not bytes.
-    fn not_bytes(&mut self, turn: &mut Turn<'_>, verb: Verb) -> Tried {
+    pub(crate) fn not_bytes(&mut self, turn: &mut Turn<'_>, verb: Verb) -> Tried {
         if matches!(verb, Verb::Pending | Verb::Moved(_)) {
             return Tried::Waits;
         }
@@ -311,7 +325,7 @@ impl<C> Proactor<C> {
 
     #[inline]
     fn read_pooled(&mut self, turn: &mut Turn<'_>) -> Tried {
-        let Some(room) = self.outbox.filling().arena.room(self.shared.limits.read_cap) else {
+        let Some(room) = self.outbox.filling().arena.room(self.limits.read_cap) else {
             self.starve(turn.session, turn.key);
             return Tried::Waits;
         };
@@ -345,13 +359,19 @@ impl<C> Proactor<C> {
 }
 
 impl Session<Queues> {
+    /// Can a write be sent, or refused? No edge announces the latter.
     #[inline]
-    const fn wants_to_write(&self) -> bool {
-        !self.state.write.is_empty() && (self.writable() || self.has(Flags::MUTE))
+    pub(crate) const fn moves_writes(&self) -> bool {
+        self.writable() || self.has(Flags::MUTE)
     }
 
     #[inline]
-    const fn wants_to_read(&self) -> bool {
+    pub(crate) const fn wants_to_write(&self) -> bool {
+        !self.state.write.is_empty() && self.moves_writes()
+    }
+
+    #[inline]
+    pub(crate) const fn wants_to_read(&self) -> bool {
         !self.state.read.is_empty() && self.readable() && !self.has(Flags::STARVED)
     }
 }

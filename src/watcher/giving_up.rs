@@ -13,8 +13,29 @@ use crate::event_loop::slab::Key;
 use crate::watcher::Conn;
 use crate::watcher::link::Token;
 use crate::watcher::proactor::{Core, Proactor};
+use crate::watcher::turn::Turn;
 
 impl<C> Proactor<C> {
+    /// The time of an operation is over. It is tried before that is looked at; if it has been waiting for its session's
+    /// turn, or for a place in the batch, that is now.
+    pub(crate) fn overdue(&mut self, core: &mut Core, index: u32) {
+        let Some(pending) = self.ops.expired(index) else { return };
+        let (Token::Session(token), goes_out) = (pending.conn.token(), pending.body.goes_out()) else { return };
+        let key = Key::from_token(token);
+        let Some(session) = core.sessions.get_mut(key).filter(|session| session.has(Flags::QUEUED)) else {
+            return self.give_up(core, index, OpError::TimedOut);
+        };
+        let mut turn = Turn::new(key, session, &mut core.timers, &self.limits);
+        if goes_out && turn.session.state.write.starts_with(index) && turn.session.wants_to_write() {
+            self.try_write(&mut turn);
+        }
+        if turn.session.state.read.starts_with(index) && turn.session.wants_to_read() {
+            self.try_read(&mut turn);
+        }
+        // It was there a moment ago, and nothing has been taken up since: if the entry is in use it is still the same.
+        self.give_up(core, index, OpError::TimedOut);
+    }
+
     /// Completes a pending operation before its time: its deadline is over, or it was cancelled.
     pub(crate) fn give_up(&mut self, core: &mut Core, index: u32, error: OpError) {
         let Some(pending) = self.ops.get(index) else { return };
@@ -26,6 +47,8 @@ impl<C> Proactor<C> {
             self.writes -= 1;
             if pending.done > 0 {
                 session.set(Flags::BROKEN); // Torn: nothing may follow (I11).
+            } else {
+                session.retry_now(); // The end of the output needs no room, and who sends next learns that there is none.
             }
         } else {
             session.clear(Flags::STARVED); // Who comes next may need no room.

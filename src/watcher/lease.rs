@@ -10,7 +10,8 @@
 
 use std::ops::{Deref, DerefMut};
 
-use crate::sync::{Arc, Mutex};
+use crate::sync::figures::AtomicUsize;
+use crate::sync::{Arc, Mutex, Ordering};
 use crate::watcher::aligned::Aligned;
 
 /// Capacity of a small lease; a connection whose reads fill it gets large ones.
@@ -150,14 +151,15 @@ struct Shelves {
 #[derive(Debug)]
 pub(crate) struct Pool {
     shelves: Mutex<Shelves>,
-    large: usize,
+    /// The capacity of a large buffer. The loop changes it; one of another size is freed by whoever meets it.
+    large: AtomicUsize,
 }
 
 impl Pool {
     /// `large` is the capacity of a large buffer: the most a leased read brings.
     pub(crate) fn new(large: usize) -> Self {
         let shelves = Shelves { small: Vec::with_capacity(KEEP_SMALL), large: Vec::with_capacity(KEEP_LARGE) };
-        Self { shelves: Mutex::new(shelves), large }
+        Self { shelves: Mutex::new(shelves), large: AtomicUsize::new(large) }
     }
 
     /// `None`: somebody is inside, and stays.
@@ -175,11 +177,9 @@ impl Pool {
         }
     }
 
-    const fn size(&self, class: Class) -> usize {
-        match class {
-            Class::Small if SMALL < self.large => SMALL,
-            _ => self.large,
-        }
+    #[inline]
+    fn large(&self) -> usize {
+        self.large.load(Ordering::Relaxed)
     }
 
     const fn class_of(capacity: usize, large: usize) -> Option<Class> {
@@ -193,7 +193,7 @@ impl Pool {
     }
 
     fn give(&self, memory: Aligned) {
-        let Some(class) = Self::class_of(memory.size(), self.large) else { return };
+        let Some(class) = Self::class_of(memory.size(), self.large()) else { return };
         // What finds no place is freed outside of the lock.
         let _surplus = self.try_with(|shelves| {
             let (shelf, keep) = match class {
@@ -215,18 +215,25 @@ impl Pool {
         })?
     }
 
-    /// An empty lease of at least the class's capacity.
+    /// An empty lease of the class's capacity.
     pub(crate) fn draw(pool: &Arc<Self>, class: Class) -> Lease {
-        let class = if pool.large <= SMALL { Class::Large } else { class };
-        let memory = pool.find(class).unwrap_or_else(|| Aligned::new(pool.size(class)));
-        Lease::new(memory, pool.clone())
+        Self::draw_of(pool, class, pool.large())
+    }
+
+    fn draw_of(pool: &Arc<Self>, class: Class, large: usize) -> Lease {
+        let (class, size) =
+            if class == Class::Large || large <= SMALL { (Class::Large, large) } else { (class, SMALL) };
+        let found = pool.find(class).filter(|memory| memory.size() == size);
+        Lease::new(found.unwrap_or_else(|| Aligned::new(size)), pool.clone())
     }
 
     /// A lease that holds a copy of `bytes`; one that fits no class is allocated to size and not kept.
     pub(crate) fn copy(pool: &Arc<Self>, bytes: &[u8]) -> Lease {
-        let class = if bytes.len() > SMALL.min(pool.large) { Class::Large } else { Class::Small };
-        let fits = bytes.len() <= pool.large.max(SMALL);
-        let mut lease = if fits { Self::draw(pool, class) } else { Lease::new(Aligned::default(), pool.clone()) };
+        let large = pool.large();
+        let class = if bytes.len() > SMALL.min(large) { Class::Large } else { Class::Small };
+        let fits = bytes.len() <= large.max(SMALL);
+        let mut lease =
+            if fits { Self::draw_of(pool, class, large) } else { Lease::new(Aligned::default(), pool.clone()) };
         lease.replace(bytes);
         lease
     }
@@ -281,11 +288,20 @@ impl Stash {
 
     #[inline]
     pub(crate) fn give(&mut self, lease: Lease) {
-        let class = lease.class(self.pool.large);
+        let class = lease.class(self.pool.large());
         let Some(class) = class else { return };
         let shelf = self.shelf(class);
         if shelf.free.len() < shelf.keep {
             shelf.free.push(lease);
+        }
+    }
+
+    /// Changes the capacity of large buffers; those there are go, of both classes, since a small one may be too large now.
+    pub(crate) fn set_large(&mut self, large: usize) {
+        self.pool.large.store(large, Ordering::Relaxed);
+        for shelf in [&mut self.small, &mut self.large] {
+            shelf.free.clear();
+            shelf.unused = 0;
         }
     }
 

@@ -1,14 +1,19 @@
 //! Bytes that came with a socket: read before it was delegated, and given to the reads that come first.
 //!
 //! They are kept beside the session, by its token, since few sessions have any. While there are some the session is
-//! readable; what is left when it leaves the loop goes with it (`Detached`).
+//! readable; what is left when it leaves the loop goes with it (`Detached`). Their drop may be the user's code (the owner
+//! of `Bytes`), so those that are done with wait for the end of the turn, where a panic finds nothing half done (G11).
+
+use bytes::Buf;
 
 use crate::event_loop::session::Flags;
 use crate::watcher::batch::Stored;
 use crate::watcher::body::Body;
-use crate::watcher::flow::{Tried, Turn};
+use crate::watcher::ending::Ending;
+use crate::watcher::flow::Tried;
 use crate::watcher::lease::Class;
 use crate::watcher::proactor::Proactor;
+use crate::watcher::turn::Turn;
 
 impl<C> Proactor<C> {
     /// Serves a read from the bytes that came with the socket, before any that the kernel has.
@@ -17,43 +22,56 @@ impl<C> Proactor<C> {
         let token = turn.key.token();
         let Some(pending) = self.ops.head(&turn.session.state.read) else { return Tried::Waits };
         let Some(leftover) = self.leftovers.get_mut(&token) else { return Tried::Waits };
-        let stored = match &mut pending.body {
+        let most = leftover.len().min(turn.budget.bytes);
+        let (n, stored) = match &mut pending.body {
             Body::Read(buffer) => {
-                let piece = leftover.split_to(leftover.len().min(buffer.capacity()));
-                buffer.extend_from_slice(&piece);
-                Some(Stored::Read(std::mem::take(buffer)))
+                let n = most.min(buffer.capacity());
+                buffer.extend_from_slice(&leftover[..n]);
+                (n, Some(Stored::Read(std::mem::take(buffer))))
             }
-            Body::ReadExact(buffer, n) => {
-                let piece = leftover.split_to(leftover.len().min(*n - pending.done));
-                buffer.extend_from_slice(&piece);
-                pending.done += piece.len();
-                (pending.done == *n).then(|| Stored::Read(std::mem::take(buffer)))
+            Body::ReadExact(buffer, whole) => {
+                let n = most.min(*whole - pending.done);
+                buffer.extend_from_slice(&leftover[..n]);
+                pending.done += n;
+                (n, (pending.done == *whole).then(|| Stored::Read(std::mem::take(buffer))))
             }
             Body::ReadPooled => {
-                let Some(room) = self.outbox.filling().arena.room(self.shared.limits.read_cap) else {
+                let Some(room) = self.outbox.filling().arena.room(self.limits.read_cap) else {
                     self.starve(turn.session, turn.key);
                     return Tried::Waits;
                 };
-                let piece = leftover.split_to(leftover.len().min(room.len()));
-                room[..piece.len()].copy_from_slice(&piece);
-                Some(self.outbox.filling().arena.keep(piece.len()))
+                let n = most.min(room.len());
+                room[..n].copy_from_slice(&leftover[..n]);
+                (n, Some(self.outbox.filling().arena.keep(n)))
             }
             Body::ReadLeased => {
                 let mut lease = self.stash.draw(Class::Small);
-                let piece = leftover.split_to(leftover.len().min(lease.size()));
-                lease.space()[..piece.len()].copy_from_slice(&piece);
-                lease.keep(piece.len());
-                Some(Stored::Leased(lease))
+                let n = most.min(lease.size());
+                lease.space()[..n].copy_from_slice(&leftover[..n]);
+                lease.keep(n);
+                (n, Some(Stored::Leased(lease)))
             }
-            _ => Some(Stored::Readable),
+            _ => (0, Some(Stored::Readable)),
         };
+        leftover.advance(n);
         if leftover.is_empty() {
-            self.leftovers.remove(&token);
+            self.unread.extend(self.leftovers.remove(&token));
             turn.session.clear(Flags::LEFTOVER);
         }
-        match stored {
-            Some(stored) => self.finish_read(turn, 0, stored),
-            None => self.try_read(turn),
+        if let Some(stored) = stored {
+            return self.finish_read(turn, n, stored);
+        }
+        turn.budget.moved(n);
+        if turn.budget.bytes == 0 { Tried::Spent } else { self.try_read(turn) }
+    }
+
+    /// Drops what is done with, one by one. Not while the loop ends: what is there then goes with the loop itself, when
+    /// all it had to say has been handed over.
+    #[inline]
+    pub(crate) fn drop_unread(&mut self) {
+        while matches!(self.ending, Ending::No | Ending::Grace(_)) {
+            let Some(bytes) = self.unread.pop() else { return };
+            drop(bytes);
         }
     }
 }

@@ -63,6 +63,8 @@ pub(crate) struct Link<C> {
     token: AtomicU64,
     /// Operations that were given a name.
     names: AtomicU32,
+    /// One message per read and write: decided at delegation.
+    pub(crate) datagrams: bool,
     pub(crate) addresses: Addresses,
 }
 
@@ -79,8 +81,8 @@ impl<C> Counted for Link<C> {
 }
 
 impl<C> Link<C> {
-    pub(crate) fn new(shared: Arc<Shared<C>>, addresses: Addresses) -> Self {
-        Self { shared, token: AtomicU64::new(UNREGISTERED), names: AtomicU32::new(0), addresses }
+    pub(crate) fn new(shared: Arc<Shared<C>>, addresses: Addresses, datagrams: bool) -> Self {
+        Self { shared, token: AtomicU64::new(UNREGISTERED), names: AtomicU32::new(0), datagrams, addresses }
     }
 
     /// The next name for an operation.

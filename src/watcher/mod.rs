@@ -1,8 +1,8 @@
 //! The first face: a watcher waits for completions, submitters and connections hand in operations.
 //!
 //! ```text
-//!  submitter.rs, conn.rs ──► shared.rs ──► proactor.rs ──► flow.rs       bytes
-//!    op.rs: what travels                    queue.rs  ├──► accepting.rs  connections
+//!  submitter.rs, conn.rs ──► shared.rs ──► proactor.rs ──► flow.rs       bytes (datagrams.rs: messages)
+//!    op.rs: what travels                    queue.rs  ├──► accepting.rs, connecting.rs: connections
 //!    lease.rs: buffers                          │     ├──► closing.rs    ends of connections
 //!                                               ▼     └──► ending.rs     end of the loop
 //!  Watcher, EmbeddedWatcher ◄── batch.rs ◄── outbox.rs
@@ -17,16 +17,19 @@ use crate::event_loop::{self, EventLoop};
 use crate::handoff::{Taken, Taker, gate, mailbox, ring};
 use crate::limits::Options;
 use crate::sync::{Arc, mutant, thread};
-use crate::sys::{self, Selector, Waker};
+use crate::sys::{self, Bell, Selector, Waker};
 
 mod accepting;
 mod alarm;
-mod aligned;
+pub(crate) mod aligned;
 mod batch;
 mod body;
 mod bounds;
 mod closing;
 mod conn;
+mod connect;
+mod connecting;
+mod datagrams;
 mod embedded;
 mod ending;
 mod flow;
@@ -34,26 +37,36 @@ mod giving_up;
 mod lease;
 mod leftover;
 mod link;
+mod listening;
+mod live;
 mod op;
 mod outbox;
 mod outcome;
+mod panics;
+mod pollable;
 mod proactor;
 mod queue;
 mod shared;
 mod submitter;
+mod turn;
 
 pub use alarm::NewTimer;
 pub use batch::Batch;
 pub use conn::Conn;
-pub use embedded::EmbeddedWatcher;
+pub use connect::{ConnectId, Destination, NewConnect};
+pub use embedded::{EmbeddedWatcher, NextTurn};
 pub use lease::Lease;
 pub use op::{Op, OpId, Single, Spendable, TimerId, Write};
 pub use outcome::{Detached, Event, Failure, Half, ListenerId, Outcome, Payload};
+pub use pollable::Pollable;
+pub(crate) use submitter::why_not;
 pub use submitter::{Listener, Submitter};
 
 use batch::Buffer;
 use event_loop::counters::Counters;
+use event_loop::inbox::Inbox;
 use outbox::{Outbox, Way};
+use panics::Panics;
 use proactor::Proactor;
 use shared::Shared;
 
@@ -87,6 +100,8 @@ pub struct Watcher<C: Send + 'static = ()> {
     taker: Taker<Buffer<C>>,
     shared: Arc<Shared<C>>,
     thread: Option<thread::JoinHandle<()>>,
+    /// What a poll elsewhere waits for, if one does.
+    bell: Option<Arc<Bell>>,
 }
 
 impl Watcher<()> {
@@ -113,8 +128,8 @@ fn assemble<C>(options: &Options, way: Way<C>) -> io::Result<Parts<C>> {
     let (raiser, keeper) = gate();
     let counters = Arc::new(Counters::default());
     let core = event_loop::Core::new(selector, limits.clone(), counters.clone())?;
-    let shared = Arc::new(Shared::new(limits, producer, raiser, waker, counters));
-    let outbox = Outbox::new(way, &shared.limits, shared.counters.clone());
+    let shared = Arc::new(Shared::new(limits, Inbox::new(producer, raiser, waker, counters.clone()), counters));
+    let outbox = Outbox::new(way, &core.limits, shared.counters.clone());
     let face = Proactor::new(shared.clone(), consumer, outbox);
     Ok(Parts { shared, event_loop: EventLoop::new(core, face, keeper) })
 }
@@ -151,7 +166,7 @@ impl<C: Send + 'static> Watcher<C> {
         let Parts { shared, event_loop } = assemble(&options, Way::Mailbox(publisher))?;
         let thread = start(&options, event_loop)?;
         let submitter = Submitter(shared.clone());
-        Ok((Self { taker, shared, thread: Some(thread) }, submitter))
+        Ok((Self { taker, shared, thread: Some(thread), bell: None }, submitter))
     }
 
     /// Waits for completions: parks until there is a batch, and borrows it until the next wait.
@@ -197,29 +212,36 @@ impl<C: Send + 'static> Watcher<C> {
                 return Err(end);
             }
             taken.recycle();
-            let Taken::Batch { more } = take(&mut self.taker) else { return Ok(()) };
+            self.silence(!mutant("silenced_late"));
+            let Taken::Batch { more } = take(&mut self.taker) else {
+                self.silence(mutant("silenced_late"));
+                return Ok(());
+            };
             if more && !mutant("residue_unraised") {
                 // The loop keeps a residue that found the cell full.
-                self.shared.raise();
+                self.shared.inbox.raise();
             }
             self.taker.taken().settle(&self.shared);
+            self.ring_at_the_end();
         }
     }
 }
 
 impl<C: Send + 'static> Drop for Watcher<C> {
     fn drop(&mut self) {
-        self.shared.shut_down(Duration::ZERO);
+        self.shared.inbox.shut_down(Duration::ZERO);
         // The loop ends when its last batch is taken.
+        let panics = Panics::default();
         while let Ok(batch) = self.wait() {
-            batch.for_each(drop);
+            panics.discard(batch);
         }
-        if self.shared.local.is_here() {
+        if self.shared.inbox.local.is_here() {
             return; // Dropped by its own loop: that one is on its way out already.
         }
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+        panics.pass_on();
     }
 }
 
@@ -247,32 +269,36 @@ fn start<C: Send + 'static>(
 /// The body of a loop thread.
 fn run<C>(mut event_loop: EventLoop<Proactor<C>>) {
     let shared = event_loop.face.shared.clone();
-    shared.local.bind();
+    shared.inbox.local.bind();
     // A panic can only come from user code: the `Drop` of a context or buffer. Everything that was accepted is
     // completed as failed, and the watcher is told.
-    let unharmed = |event_loop: &mut EventLoop<Proactor<C>>| {
+    let unharmed = |event_loop: &mut EventLoop<Proactor<C>>, failed: bool| {
         if cfg!(loom) {
             // In a model a panic is a finding, also one of loom's own: it must not be taken for the user's.
-            return drive(event_loop).is_ok();
+            return drive(event_loop, failed).is_ok();
         }
-        let driven = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drive(event_loop)));
+        let driven = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drive(event_loop, failed)));
         matches!(driven, Ok(Ok(())))
     };
-    if !unharmed(&mut event_loop) {
+    if !unharmed(&mut event_loop, false) {
         event_loop.face.fail_all(&mut event_loop.core);
-        unharmed(&mut event_loop);
+        unharmed(&mut event_loop, true);
     }
-    shared.local.unbind();
+    shared.inbox.local.unbind();
 }
 
 /// Turns until the loop has ended and its last batch is taken.
-fn drive<C>(event_loop: &mut EventLoop<Proactor<C>>) -> io::Result<()> {
+fn drive<C>(event_loop: &mut EventLoop<Proactor<C>>, failed: bool) -> io::Result<()> {
     let mut skipped = false;
     while !event_loop.face.is_gone() {
         // Raised in the last turn: the submissions are there, and the selector can wait for one turn, not for two.
         skipped = event_loop.owed() && !skipped;
         if !skipped {
-            event_loop.park(None)?;
+            match event_loop.park(None) {
+                // All that is left is the last batch: without a selector, room for it is looked for now and then.
+                Err(_) if failed => std::thread::sleep(Duration::from_millis(1)),
+                parked => parked?,
+            }
         }
         event_loop.pass();
     }

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::error::{SubmitError, SubmitErrorKind};
-use crate::handoff::Position;
-use crate::sys::{self, Socket};
+use crate::event_loop::inbox::{Patience, nanos};
+use crate::sys::{self, Socket, StreamOptions};
 use crate::watcher::body::{Body, Then};
 use crate::watcher::bounds::Bounds;
+use crate::watcher::connecting::Connect;
 use crate::watcher::link::Token;
 use crate::watcher::outcome::ListenerId;
-use crate::watcher::shared::{ListenerFlag, Patience, nanos};
+use crate::watcher::shared::ListenerFlag;
 use crate::watcher::{Conn, Lease};
 
 /// What was submitted: a handle, the caller's context, a verb with its buffer, and by when.
@@ -64,6 +65,8 @@ pub(crate) enum Submission<C> {
         id: ListenerId,
         linger: u16,
         unix: bool,
+        /// What the accepted connections do not inherit.
+        buffers: Option<Box<StreamOptions>>,
     },
     Post(C),
     /// `id` 0: it was not asked for.
@@ -79,14 +82,11 @@ pub(crate) enum Submission<C> {
     CancelTimer {
         id: u64,
     },
-}
-
-/// A submission of the loop's own thread, which does not go through the ring.
-#[derive(Debug)]
-pub(crate) struct Local<C> {
-    pub(crate) submission: Submission<C>,
-    /// The ring's tail when it was submitted: what was pushed before goes first, what was pushed after goes later (G2).
-    pub(crate) after: Position,
+    /// Boxed: it is large, and rare.
+    Connect(Box<Connect<C>>),
+    CancelConnect {
+        id: u64,
+    },
 }
 
 impl<C> Submission<C> {
@@ -95,7 +95,7 @@ impl<C> Submission<C> {
     pub(crate) fn relies_on_the_ring(&self) -> bool {
         match self {
             Self::Op(op) => op.body.is_ending() || op.conn.token() == Token::Unregistered,
-            Self::Cancel { .. } | Self::CancelTimer { .. } => true,
+            Self::Cancel { .. } | Self::CancelTimer { .. } | Self::CancelConnect { .. } => true,
             _ => false,
         }
     }
@@ -108,6 +108,7 @@ impl<C> Submission<C> {
                 Some(SubmitError { kind, context, buffer: body.into_payload() })
             }
             Self::Post(context) | Self::Timer { context, .. } => Some(SubmitError { kind, context, buffer: None }),
+            Self::Connect(connect) => Some(SubmitError { kind, context: connect.context, buffer: None }),
             _ => None,
         }
     }
@@ -243,7 +244,7 @@ impl<'c, C, K> Op<'c, C, K> {
 
     #[inline(always)]
     fn send(mut self, context: C, patience: Patience) -> Result<(), SubmitError<C>> {
-        if let Err(kind) = self.body.prepare() {
+        if let Err(kind) = self.body.prepare(self.conn.link().datagrams) {
             return Err(SubmitError { kind, context, buffer: self.body.into_payload() });
         }
         self.conn.submit(context, self.body, self.bounds, patience)
@@ -256,7 +257,7 @@ impl<'c, C, K> Op<'c, C, K> {
     /// connection meanwhile. Cost: a handful of atomic operations, and one system call if the loop sleeps.
     ///
     /// # Errors
-    /// `EmptyBuffer`, `TooLarge`, `TooMany`, `Closed`, and on the thread of another loop `Full`. Context and buffer
+    /// `EmptyBuffer`, `NotAStream`, `TooLarge`, `TooMany`, `Closed`, and on the thread of another loop `Full`. Context and buffer
     /// come back.
     #[inline(always)]
     pub fn submit_with(self, context: C) -> Result<(), SubmitError<C>> {
@@ -318,7 +319,8 @@ impl<'c, C> Op<'c, C, Write<Vec<u8>>> {
     /// Then reads into the same vector: one submission, one completion, and back-pressure by construction.
     ///
     /// The read begins when all is written, and goes behind the reads that are pending by then. Completes as the read
-    /// does, or as `Failed` with the half that failed.
+    /// does, or as `Failed` with the half that failed. It has as much room as the vector: an answer that is a longer
+    /// datagram is cut, so give it some to spare.
     pub fn then_read(self) -> Op<'c, C> {
         self.linked(Then::ReadSame)
     }

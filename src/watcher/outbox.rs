@@ -49,6 +49,10 @@ impl<C> Outbox<C> {
         }
     }
 
+    pub(crate) const fn set_limits(&mut self, limits: &Limits) {
+        (self.cap, self.cap_bytes, self.credit) = (limits.batch, limits.batch_bytes, limits.listen_credit);
+    }
+
     #[inline]
     pub(crate) fn filling(&mut self) -> &mut Buffer<C> {
         match &mut self.way {

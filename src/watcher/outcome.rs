@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use crate::error::OpError;
+use crate::error::{ConnectError, OpError};
 use crate::sys::Socket;
 use crate::watcher::{Conn, Lease};
 
@@ -122,6 +122,7 @@ pub enum Half {
 /// |---|---|---|---|
 /// | read, pooled, leased, readable | `Read` | 0 | the vector of a read; otherwise none |
 /// | exact read | `Read` | bytes that did arrive | the vector, with those bytes |
+/// | any read of a datagram larger than its room (`Truncated`) | `Read` | bytes that did fit | those bytes: the vector, or a lease |
 /// | write | `Write` | bytes handed to the system | the payload, whole |
 /// | linked, while writing | `Write` | bytes handed to the system | the payload, whole |
 /// | linked, while reading | `Read` | 0 | the vector, if it was to be read into |
@@ -152,17 +153,22 @@ pub struct Failure {
 /// | [`Conn::close`], [`Conn::release`], [`Conn::abort`] | `Closed` | – | – |
 /// | [`Conn::into_fd`] | `Detached` | – | `Failed` |
 ///
+/// On a datagram socket each read brings one message and each write sends one. There is no end of stream: no bytes are an
+/// empty message. One that found too little room is `Failed`, as [`OpError::Truncated`], with what did fit. A
+/// `readable` is `Failed`, too, if it is the operation that an error is told to.
+///
 /// Exhaustive on purpose: a `match` without `_` is what keeps a buffer from being dropped unseen.
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "a match without `_` keeps buffers from being dropped unseen")]
 pub enum Outcome<'b> {
-    /// A read into a vector: it holds the bytes, one at least, exactly `n` for an exact read.
+    /// A read into a vector: it holds the bytes, one at least, exactly `n` for an exact read; or one datagram, which may be
+    /// empty.
     Read(Vec<u8>),
     /// A pooled read: bytes of the batch's arena, valid until the next wait or turn.
     Pooled(&'b [u8]),
     /// A leased read: an owned buffer with the bytes.
     Leased(Lease),
-    /// There are bytes to read, or the end of the stream.
+    /// There are bytes to read, a datagram, or the end of the stream.
     Readable,
     /// All bytes were handed to the system, which is not to say that the peer has them; here is the payload.
     Wrote(Payload),
@@ -231,5 +237,12 @@ pub enum Event<'b, C = ()> {
         context: C,
         /// `Ok`: its time has come. Otherwise `Cancelled`, `Aborted` or `LoopFailed`.
         result: Result<(), OpError>,
+    },
+    /// A connect has come to its end.
+    Connected {
+        /// The context it was submitted with.
+        context: C,
+        /// The new connection, delegated already (dropping it closes it), or why there is none.
+        result: Result<Conn<C>, ConnectError>,
     },
 }

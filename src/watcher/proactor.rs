@@ -16,18 +16,20 @@
 //! Models: loom-tests/turn.rs, loom-tests/lifecycle.rs. Mutants that must fail: `returns_overlooked`,
 //! `registered_late`, `local_overtakes`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
 
 use crate::error::OpError;
 use crate::event_loop::counters::count;
+use crate::event_loop::inbox::Intake;
 use crate::event_loop::session::{Flags, Session};
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Armed, Timer, Timers};
 use crate::event_loop::{self, Step};
-use crate::handoff::{Consumer, Pop};
+use crate::handoff::Consumer;
+use crate::limits::Limits;
 use crate::sync::{Arc, mutant};
 use crate::sys::{Errno, Socket};
 use crate::watcher::Conn;
@@ -35,22 +37,21 @@ use crate::watcher::accepting::ListenerTag;
 use crate::watcher::alarm::Alarms;
 use crate::watcher::batch::{Item, Stored};
 use crate::watcher::body::Body;
+use crate::watcher::connecting::Connects;
 use crate::watcher::ending::Ending;
 use crate::watcher::lease::Stash;
 use crate::watcher::link::Token;
-use crate::watcher::op::{Local, Operation, Submission};
+use crate::watcher::op::{Operation, Submission};
 use crate::watcher::outbox::Outbox;
 use crate::watcher::outcome::{Failure, Half};
 use crate::watcher::queue::{Ops, Pending, Queues};
-use crate::watcher::shared::{LOCAL, Shared};
+use crate::watcher::shared::Shared;
 
 pub(crate) type Core = event_loop::Core<Queues, ListenerTag>;
 
 pub(crate) struct Proactor<C> {
     pub(crate) shared: Arc<Shared<C>>,
-    pub(crate) ring: Consumer<Submission<C>>,
-    /// What this thread has submitted and the ring holds up.
-    pub(crate) local: VecDeque<Local<C>>,
+    pub(crate) intake: Intake<Submission<C>>,
     pub(crate) ops: Ops<C>,
     pub(crate) outbox: Outbox<C>,
     pub(crate) stash: Stash,
@@ -62,17 +63,22 @@ pub(crate) struct Proactor<C> {
     pub(crate) closing: HashMap<u64, (u64, Armed)>,
     /// Bytes that came with a socket and were not read yet, by token.
     pub(crate) leftovers: HashMap<u64, Bytes>,
+    /// Of those, what is done with. Their drop may be the user's code, so it has to wait until nothing is in hand (G11).
+    pub(crate) unread: Vec<Bytes>,
     pub(crate) alarms: Alarms<C>,
+    pub(crate) connects: Connects<C>,
     /// What is pending in the queues of writes, over all sessions.
     pub(crate) writes: usize,
     pub(crate) ending: Ending,
+    /// As of this turn; and which of their changes that is.
+    pub(crate) limits: Limits,
+    pub(crate) limits_seen: u32,
 }
 
 impl<C> Proactor<C> {
     pub(crate) fn new(shared: Arc<Shared<C>>, ring: Consumer<Submission<C>>, outbox: Outbox<C>) -> Self {
         Self {
-            ring,
-            local: VecDeque::with_capacity(LOCAL),
+            intake: Intake::new(ring),
             ops: Ops::new(),
             outbox,
             stash: Stash::new(shared.pool.clone()),
@@ -80,9 +86,13 @@ impl<C> Proactor<C> {
             written: 0,
             closing: HashMap::new(),
             leftovers: HashMap::new(),
+            unread: Vec::new(),
             alarms: Alarms::new(),
+            connects: Connects::new(),
             writes: 0,
             ending: Ending::No,
+            limits: shared.limits.whole(),
+            limits_seen: 0,
             shared,
         }
     }
@@ -125,37 +135,11 @@ impl<C> Proactor<C> {
     ///
     /// All that was in the ring when this began is popped (G8): a submitter parked for room would wait for ever.
     fn drain(&mut self, core: &mut Core) {
-        let queue = &mut self.local;
-        self.shared.local.with(
-            |theirs| {
-                if queue.is_empty() { std::mem::swap(queue, theirs) } else { queue.append(theirs) }
-            },
-        );
-        let seen = self.ring.tail();
-        let mut popped = false;
-        loop {
-            while let Some(local) = self.local.pop_front() {
-                if !self.ring.has_passed(local.after) || mutant("registered_late") {
-                    self.local.push_front(local);
-                    break;
-                }
-                self.take_up(core, local.submission);
-            }
-            let Pop::Item(submission) = self.ring.pop_before(seen) else { break };
-            popped = true;
+        self.intake.begin(&self.shared.inbox);
+        while let Some(submission) = self.intake.next(Submission::relies_on_the_ring) {
             self.take_up(core, submission);
         }
-        if popped {
-            self.shared.made_room();
-        }
-        // A slot that is reserved but not published holds the ring up; its producer raises the gate when it is done.
-        // Until then only those wait here that rely on what is in there.
-        while let Some(local) = self.local.pop_front() {
-            if local.submission.relies_on_the_ring() && !mutant("local_overtakes") {
-                return self.local.push_front(local);
-            }
-            self.take_up(core, local.submission);
-        }
+        self.intake.end(&self.shared.inbox);
     }
 
     fn take_up(&mut self, core: &mut Core, submission: Submission<C>) {
@@ -165,6 +149,9 @@ impl<C> Proactor<C> {
                 let mut session = Session::new(socket, unix, Queues::new(linger));
                 if !leftover.is_empty() {
                     session.set(Flags::LEFTOVER);
+                }
+                if conn.link().datagrams {
+                    session.set(Flags::DATAGRAM);
                 }
                 self.register(core, &conn, session);
                 if let (Token::Session(token), false) = (conn.token(), leftover.is_empty()) {
@@ -179,9 +166,11 @@ impl<C> Proactor<C> {
                 }
             }
             Submission::Post(context) => self.outbox.filling().push(Item::Posted(context)),
-            Submission::Listen { socket, flag, id, linger, unix } => {
-                self.add_listener(core, socket, unix, ListenerTag::new(id, flag, linger));
+            Submission::Listen { socket, flag, id, linger, unix, buffers } => {
+                self.add_listener(core, socket, unix, ListenerTag::new(id, flag, linger, buffers));
             }
+            Submission::Connect(connect) => self.start_connect(core, connect),
+            Submission::CancelConnect { id } => self.cancel_connect(core, id),
         }
     }
 
@@ -216,7 +205,7 @@ impl<C> Proactor<C> {
             let first = session.state.write.is_empty();
             self.writes += 1;
             index = self.ops.push(&mut session.state.write, op);
-            if !first || !session.writable() {
+            if !first || !session.moves_writes() {
                 Step::Idle
             } else
             // Before those on the ready list: it produces nothing that they wait for, and gives back what it holds.
@@ -288,12 +277,17 @@ impl<C> event_loop::Face for Proactor<C> {
     type Session = Queues;
     type Tag = ListenerTag;
 
+    fn begin(&mut self, core: &mut Core) {
+        self.renew_limits(core);
+    }
+
     fn woken(&mut self) {
-        self.shared.drain_waker();
+        self.shared.inbox.drain_waker();
     }
 
     fn collect(&mut self, core: &mut Core) {
         self.drain(core);
+        self.attempt_connects(core);
         self.collect_returns(core);
         self.end_dropped_listeners(core);
         if self.can_feed() {
@@ -307,6 +301,9 @@ impl<C> event_loop::Face for Proactor<C> {
     }
 
     fn wind_up(&mut self, core: &mut Core, key: Key) -> Step {
+        if core.sessions.get_mut(key).is_some_and(|session| session.has(Flags::CONNECTING)) {
+            return self.advance_connect(core, key);
+        }
         self.advance_close(core, key)
     }
 
@@ -326,17 +323,17 @@ impl<C> event_loop::Face for Proactor<C> {
         match timer {
             Timer::Op(index) => {
                 count(&self.shared.counters.expired);
-                if self.ops.expired(index).is_some() {
-                    self.give_up(core, index, OpError::TimedOut);
-                }
+                self.overdue(core, index);
             }
             Timer::Alarm(index) => {
                 count(&self.shared.counters.expired);
                 self.alarms.expired(index, &mut self.outbox);
             }
             Timer::Close(token) => self.close_overdue(core, Key::from_token(token)),
+            Timer::Connect(id) => self.connect_overdue(core, id),
+            Timer::Attempt(id) => self.connect_again(id),
             // That a turn was taken is enough, `publish` looks at the clock.
-            Timer::Grace | Timer::Retry(_) | Timer::Accept(_) => {}
+            Timer::Grace | Timer::Retry(_) | Timer::Accept(_) | Timer::Limit(_) => {}
         }
     }
 
@@ -346,6 +343,7 @@ impl<C> event_loop::Face for Proactor<C> {
 
     fn publish(&mut self, core: &mut Core) -> bool {
         self.advance_ending(core);
+        self.drop_unread();
         self.shared.in_flight.written(std::mem::take(&mut self.written));
         self.outbox.publish();
         if self.ending == Ending::Last && self.outbox.has_ended() {
@@ -357,7 +355,8 @@ impl<C> event_loop::Face for Proactor<C> {
     fn busy(&mut self) -> bool {
         // Neither handles dropped by this thread within the turn nor its own submissions raise the gate.
         self.can_feed()
+            || self.connects.are_due()
             || (!self.shared.returns.is_empty() && !mutant("returns_overlooked"))
-            || self.shared.local.with(|queue| !queue.is_empty()).unwrap_or(false)
+            || self.shared.inbox.has_local()
     }
 }

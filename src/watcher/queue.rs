@@ -50,6 +50,10 @@ impl Fifo {
     pub(crate) const fn is_empty(&self) -> bool {
         self.head == NIL
     }
+
+    pub(crate) const fn starts_with(&self, index: u32) -> bool {
+        self.head == index
+    }
 }
 
 /// The state machine of one connection: what waits in each direction.

@@ -7,13 +7,14 @@ use bytes::Bytes;
 
 use crate::error::{DelegateError, DelegateErrorKind, SubmitError, SubmitErrorKind};
 use crate::event_loop::counters::Snapshot;
+use crate::event_loop::inbox::Patience;
 use crate::sync::{Arc, AtomicBool, Ordering};
-use crate::sys::{self, Kind, Socket};
+use crate::sys::{self, Kind, Socket, StreamOptions};
 use crate::watcher::Conn;
 use crate::watcher::link::Addresses;
 use crate::watcher::op::Submission;
 use crate::watcher::outcome::ListenerId;
-use crate::watcher::shared::{ListenerFlag, Patience, Shared};
+use crate::watcher::shared::{ListenerFlag, Shared};
 
 /// A handle to a bound listener that the loop accepts from; dropping it stops accepting and closes the listener.
 #[must_use = "dropping the handle stops accepting"]
@@ -43,7 +44,7 @@ impl<C> Drop for Listener<C> {
         // Release pairs with the loop's load: it only needs to see that the handle is gone.
         self.flag.store(true, Ordering::Release);
         // On the loop's thread, too: it does not look at the flags of all listeners before it sleeps.
-        self.shared.raise();
+        self.shared.inbox.raise();
     }
 }
 
@@ -59,7 +60,8 @@ impl<C> std::fmt::Debug for Listener<C> {
 pub struct Submitter<C = ()>(pub(crate) Arc<Shared<C>>);
 
 impl<C> Submitter<C> {
-    /// Gives a connected stream socket to the loop, for good: TCP or Unix.
+    /// Gives a connected socket to the loop, for good: a TCP or Unix stream, connected UDP, or a Unix datagram socket with
+    /// a peer (see [`Conn`](crate::Conn#datagrams)).
     ///
     /// It is set to non-blocking and close-on-exec; its other options stay as they are, but for a positive
     /// `SO_LINGER`, which becomes the time bound of its graceful close. The registration itself happens on the loop;
@@ -80,7 +82,7 @@ impl<C> Submitter<C> {
     }
 
     /// As [`delegate`](Self::delegate), with bytes that were read from the socket before (during a handshake, say): reads
-    /// get them first.
+    /// get them first. Of streams only: with a datagram socket there must be none.
     ///
     /// ```
     /// # use std::os::unix::net::UnixStream;
@@ -108,7 +110,11 @@ impl<C> Submitter<C> {
             Err(errno) => return fail(DelegateErrorKind::Os(errno.into()), socket, leftover),
         };
         let unix = match found.kind {
-            Kind::TcpStream => false,
+            Kind::Datagram if !leftover.is_empty() => {
+                let why = "it is a datagram socket: what it has sent before cannot be put in front of it again";
+                return fail(DelegateErrorKind::Unsupported(why), socket, leftover);
+            }
+            Kind::TcpStream | Kind::Datagram => false,
             Kind::UnixStream => true,
             other => return fail(DelegateErrorKind::Unsupported(why_not(other)), socket, leftover),
         };
@@ -116,10 +122,11 @@ impl<C> Submitter<C> {
             return fail(DelegateErrorKind::TooMany, socket, leftover);
         }
         let local = if found.peer.is_some() { sys::local_addr(&socket) } else { None };
-        let conn = Conn::create(self.0.clone(), Addresses::new(found.peer, local));
+        let create = if found.kind == Kind::Datagram { Conn::of_datagrams } else { Conn::create };
+        let conn = create(self.0.clone(), Addresses::new(found.peer, local));
         let submission =
             Submission::Delegate { conn: conn.clone(), socket, linger: seconds(found.linger), unix, leftover };
-        match self.0.submit(submission, Patience::Forever) {
+        match self.0.inbox.submit(submission, Patience::Forever) {
             Ok(()) => Ok(conn),
             Err((kind, Submission::Delegate { socket, leftover, .. })) => {
                 self.0.left();
@@ -156,14 +163,28 @@ impl<C> Submitter<C> {
                 );
             }
         };
+        self.hand_over(socket, unix, seconds(found.linger), None).map_err(|(kind, socket)| DelegateError {
+            kind,
+            socket,
+            leftover: Bytes::new(),
+        })
+    }
+
+    /// Hands a listener to the loop. `buffers`: what each connection that it accepts is to be given.
+    pub(crate) fn hand_over(
+        &self,
+        socket: Socket,
+        unix: bool,
+        linger: u16,
+        buffers: Option<Box<StreamOptions>>,
+    ) -> Result<Listener<C>, (DelegateErrorKind, Socket)> {
         let address = sys::local_addr(&socket);
         let id = ListenerId(self.0.listeners.fetch_add(1, Ordering::Relaxed));
         let flag = ListenerFlag::new(AtomicBool::new(false));
-        let linger = seconds(found.linger);
-        let submission = Submission::Listen { socket, flag: flag.clone(), id, linger, unix };
-        match self.0.submit(submission, Patience::Forever) {
+        let submission = Submission::Listen { socket, flag: flag.clone(), id, linger, unix, buffers };
+        match self.0.inbox.submit(submission, Patience::Forever) {
             Ok(()) => Ok(Listener { shared: self.0.clone(), flag, id, address }),
-            Err((kind, Submission::Listen { socket, .. })) => fail(not_submitted(kind), socket),
+            Err((kind, Submission::Listen { socket, .. })) => Err((not_submitted(kind), socket)),
             Err(_) => unreachable!("a listener was submitted, so a listener was refused"),
         }
     }
@@ -180,7 +201,7 @@ impl<C> Submitter<C> {
     /// on (reads stay pending); then what is left completes as `Aborted`. `wait` hands out all of it, then says
     /// `Closed`. Of several shutdowns the earliest deadline counts.
     pub fn shutdown(&self, grace: Duration) {
-        self.0.shut_down(grace);
+        self.0.inbox.shut_down(grace);
     }
 
     /// Operations in flight: submitted, and their completion not yet handed out. A hint, for choosing among watchers.
@@ -208,13 +229,13 @@ const fn not_submitted(kind: SubmitErrorKind) -> DelegateErrorKind {
     }
 }
 
-const fn why_not(kind: Kind) -> &'static str {
+pub(crate) const fn why_not(kind: Kind) -> &'static str {
     match kind {
         Kind::TcpListener | Kind::UnixListener => "it is a listening socket: give it to `listen`",
-        Kind::Datagram => "it is a datagram socket: only streams can be delegated",
-        Kind::UnconnectedDatagram => "it is a datagram socket without a peer",
+        Kind::UnconnectedDatagram => "it is a datagram socket without a peer: connect it first",
         Kind::UnconnectedStream => "it is a stream socket that is not connected",
         Kind::Other(what) => what,
+        Kind::Datagram => "it is a datagram socket: only a watcher takes those",
         Kind::TcpStream | Kind::UnixStream => "it is a stream",
     }
 }

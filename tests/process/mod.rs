@@ -1,4 +1,4 @@
-//! Child processes: the echo server as users run it, under strace or not.
+//! Child processes: the examples as users run them, under strace or not.
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses the part it needs")]
 
@@ -20,31 +20,35 @@ pub fn raise_descriptor_limit() {
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
 }
 
-/// The example, built for the same profile as this test; built here if `cargo test --test …` has not.
+/// The echo server; see [`example`].
 pub fn echo_server() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| {
-        let this = std::env::current_exe().unwrap();
-        let profile = this.parent().and_then(Path::parent).unwrap();
-        let path = profile.join("examples/echo-server");
-        let age = |path: &Path| path.metadata().and_then(|data| data.modified()).ok();
-        // `cargo test` builds examples too; one older than this test may be stale, and cargo knows.
-        if age(&path) < age(&this) {
-            let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-            let mut build = Command::new(cargo);
-            build.args(["build", "--quiet", "--example", "echo-server", "--target-dir"]).arg(profile.parent().unwrap());
-            if profile.ends_with("release") {
-                build.arg("--release");
-            }
-            let built = build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap();
-            assert!(built.success(), "the example does not build");
-        }
-        assert!(path.exists(), "no example at {}", path.display());
-        path
-    })
+    PATH.get_or_init(|| example("echo-server"))
 }
 
-/// An echo server in a process of its own, or under strace (then the child is strace).
+/// An example, built for the same profile as this test; built here if `cargo test --test …` has not.
+pub fn example(name: &str) -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    let profile = this.parent().and_then(Path::parent).unwrap();
+    let path = profile.join("examples").join(name);
+    let age = |path: &Path| path.metadata().and_then(|data| data.modified()).ok();
+    // `cargo test` builds examples too; one older than this test may be stale, and cargo knows.
+    if age(&path) < age(&this) {
+        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+        let mut build = Command::new(cargo);
+        build.args(["build", "--quiet", "--example", name, "--target-dir"]).arg(profile.parent().unwrap());
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        let built = build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap();
+        assert!(built.success(), "the example does not build");
+    }
+    assert!(path.exists(), "no example at {}", path.display());
+    path
+}
+
+/// A server in a process of its own, or under strace (then the child is strace): the echo server, or another example that
+/// takes `--listen` and says where it listens.
 pub struct Server {
     child: Child,
     pub address: SocketAddr,
@@ -53,6 +57,11 @@ pub struct Server {
 impl Server {
     pub fn start(arguments: &[&str]) -> Self {
         Self::run(Command::new(echo_server()), arguments)
+    }
+
+    /// Another example; `program` is its path.
+    pub fn of(program: &Path, arguments: &[&str]) -> Self {
+        Self::run(Command::new(program), arguments)
     }
 
     /// Runs it under strace with those options.

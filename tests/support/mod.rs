@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unused_imports, unused_macros, reason = "each test file uses its own part")]
 
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -12,8 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gaio::{
-    Batch, Conn, Detached, EmbeddedWatcher, Event, Failure, Lease, Limits, ListenerId, OpError, Options, Outcome,
-    Payload, Snapshot, Submitter, WaitError, Watcher,
+    Batch, Conn, ConnectError, Detached, EmbeddedWatcher, Event, Failure, Lease, Limits, ListenerId, OpError, Options,
+    Outcome, Payload, Snapshot, Submitter, WaitError, Watcher,
 };
 
 /// Longest life of a test. One that hangs is aborted, with its name.
@@ -114,6 +116,20 @@ impl Net {
 pub(crate) fn reset(peer: Peer) {
     rustix::net::sockopt::set_socket_linger(&peer, Some(Duration::ZERO)).unwrap();
     drop(peer);
+}
+
+/// Writes into a socket that was not delegated yet until the system takes no more. Says how much that was.
+pub(crate) fn stuff(socket: &OwnedFd) -> usize {
+    rustix::io::ioctl_fionbio(socket, true).unwrap();
+    let junk = vec![0xEE; 64 << 10];
+    let mut sent = 0;
+    // Down to single bytes: a stream that refuses many may still take a few.
+    for piece in [junk.len(), 1] {
+        while let Ok(n) = rustix::io::write(socket, &junk[..piece]) {
+            sent += n;
+        }
+    }
+    sent
 }
 
 /// Ends the peer's sending side.
@@ -293,6 +309,17 @@ impl Got {
     pub(crate) fn closed(self) {
         assert!(matches!(self, Self::Closed), "not a close: {self:?}");
     }
+
+    pub(crate) fn shut_down(self) {
+        assert!(matches!(self, Self::ShutDown), "not the end of the output: {self:?}");
+    }
+
+    pub(crate) fn detached(self) -> Detached {
+        match self {
+            Self::Detached(detached) => detached,
+            other => panic!("not a connection handed back: {other:?}"),
+        }
+    }
 }
 
 impl From<Outcome<'_>> for Got {
@@ -320,6 +347,7 @@ pub(crate) enum Taken<C = u64> {
     Ended(ListenerId, Option<io::Error>),
     Posted(C),
     Timer(C, Result<(), OpError>),
+    Connected(C, Result<Conn<C>, ConnectError>),
 }
 
 impl<C> From<Event<'_, C>> for Taken<C> {
@@ -330,6 +358,7 @@ impl<C> From<Event<'_, C>> for Taken<C> {
             Event::ListenerEnded { listener, error } => Self::Ended(listener, error),
             Event::Posted(context) => Self::Posted(context),
             Event::Timer { context, result } => Self::Timer(context, result),
+            Event::Connected { context, result } => Self::Connected(context, result),
             other => panic!("an event these tests do not know: {}", std::any::type_name_of_val(&other)),
         }
     }
@@ -383,6 +412,19 @@ impl<D: Drive<C>, C: Send + 'static> Rig<D, C> {
     /// The outcome of the next event, which is a completion.
     pub(crate) fn outcome(&mut self) -> Got {
         self.done().2
+    }
+
+    /// The next `n` completions, by their contexts.
+    pub(crate) fn outcomes(&mut self, n: usize) -> HashMap<C, Got>
+    where
+        C: Eq + Hash,
+    {
+        let mut all = HashMap::new();
+        for _ in 0..n {
+            let (_, context, got) = self.done();
+            assert!(all.insert(context, got).is_none(), "an operation completed twice");
+        }
+        all
     }
 
     /// Everything until the loop has ended.

@@ -46,7 +46,7 @@ pub(super) struct Listener {
 impl Listener {
     /// As Linux counts: one more than it was told.
     fn has_room(&self) -> bool {
-        self.backlog.len() <= usize::try_from(self.options.backlog).unwrap_or(0)
+        self.backlog.len() <= self.options.backlog as usize
     }
 }
 

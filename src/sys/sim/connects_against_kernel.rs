@@ -91,7 +91,7 @@ impl Life {
         self.twins.push(Twins { token: self.tokens, kernel, sim });
     }
 
-    fn listen(&mut self, backlog: i32) {
+    fn listen(&mut self, backlog: u32) {
         let usual = ListenOptions::default();
         let (kernel, sim) = match &self.place {
             Place::Ip { kernel, sim } => (real::listen_tcp(*kernel, &usual), super::listen_tcp(*sim, &usual)),
@@ -148,7 +148,7 @@ impl Life {
     fn call(&mut self, call: Call, dice: &mut Dice) {
         let chosen = dice.roll(self.twins.len().max(1) as u64);
         match (call, self.twins.get(chosen)) {
-            (Call::Listen, _) => self.listen(i32::try_from(dice.roll(3)).unwrap()),
+            (Call::Listen, _) => self.listen(u32::try_from(dice.roll(3)).unwrap()),
             (Call::StopListening, _) => {
                 self.listener = None;
                 self.selectors.forget(LISTENER);

@@ -69,13 +69,18 @@ pub use remote::{Attempt, Remote};
 pub use socket::Socket;
 pub use world::World;
 
-pub(crate) use selector::{Selector, Waker, now};
+pub(crate) use selector::{Bell, Selector, Waker, now};
 pub(crate) use socket::{
     Reserve, accept, adopt, adopt_listener, apply_buffers, connect_tcp, connect_unix, connected, linger_off,
     listen_tcp, listen_unix, local_addr, next_datagram, peek, peer_addr, recv_datagram_slice, recv_datagram_vec,
     recv_slice, recv_vec, reset_on_close, send, set_nodelay, shutdown_write, so_error,
 };
 pub(crate) use world::carry;
+
+/// One: simulated threads share it.
+pub(crate) fn allowed_cpus() -> Vec<usize> {
+    vec![0]
+}
 
 /// Does nothing: simulated threads run nowhere in particular.
 #[allow(clippy::unnecessary_wraps, reason = "the contract: a real machine may refuse")]

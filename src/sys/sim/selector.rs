@@ -8,7 +8,7 @@ use super::super::{Errno, Readiness};
 use super::config::Clock;
 use super::permit::Verb;
 use super::socket::Socket;
-use super::state::{Descriptor, Object};
+use super::state::{Descriptor, Object, State};
 use super::world::{Shared, World};
 use crate::sync::thread;
 
@@ -84,6 +84,24 @@ impl Selector {
     }
 }
 
+/// What stands for the poll of a foreign loop, which has no descriptor to poll here.
+impl Selector {
+    /// Waits until a [`wait`](Self::wait) would not have to. Time does not pass meanwhile.
+    pub(crate) fn until_readable(&self) {
+        until(&self.shared, |state| match state.object(self.descriptor) {
+            Object::Selector(queue) => !queue.is_empty(),
+            _ => true,
+        });
+    }
+}
+
+fn until(shared: &Shared, holds: impl Fn(&mut State) -> bool) {
+    let mut state = shared.lock();
+    while !holds(&mut state) {
+        state = shared.wait_change(state);
+    }
+}
+
 impl Drop for Selector {
     fn drop(&mut self) {
         self.shared.close(self.descriptor);
@@ -140,5 +158,52 @@ impl Drop for Waker {
 impl fmt::Debug for Waker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Waker").field("descriptor", &self.descriptor).finish_non_exhaustive()
+    }
+}
+
+/// A waker without a selector.
+pub(crate) struct Bell {
+    shared: Arc<Shared>,
+    descriptor: Descriptor,
+}
+
+impl Bell {
+    pub(crate) fn new() -> io::Result<Self> {
+        let (shared, descriptor) = World::open(|state| state.open(Object::Waker { raised: false }))?;
+        Ok(Self { shared, descriptor })
+    }
+
+    pub(crate) fn ring(&self) {
+        self.shared.call(|state| {
+            if let Object::Waker { raised } = state.object(self.descriptor) {
+                *raised = true;
+            }
+            state.stir();
+        });
+    }
+
+    pub(crate) fn silence(&self) {
+        self.shared.call(|state| {
+            if let Object::Waker { raised } = state.object(self.descriptor) {
+                *raised = false;
+            }
+        });
+    }
+
+    /// Waits until it is rung. Time does not pass meanwhile.
+    pub(crate) fn until_readable(&self) {
+        until(&self.shared, |state| matches!(state.object(self.descriptor), Object::Waker { raised: true }));
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        self.shared.close(self.descriptor);
+    }
+}
+
+impl fmt::Debug for Bell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bell").field("descriptor", &self.descriptor).finish_non_exhaustive()
     }
 }

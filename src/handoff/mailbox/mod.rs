@@ -5,7 +5,7 @@
 //! | word          | the cell holds              | who owns it   | meanwhile                                          |
 //! |---------------|-----------------------------|---------------|----------------------------------------------------|
 //! | `0`           | an empty buffer             | the publisher |                                                    |
-//! | `WAIT`        | an empty buffer             | the publisher | the taker is parked, or about to be                |
+//! | `WAIT`        | an empty buffer             | the publisher | the taker is parked, about to be, or has a bell    |
 //! | `FULL`        | a batch                     | the taker     |                                                    |
 //! | `FULL│MORE`   | a batch                     | the taker     | the publisher has a residue, and may be asleep     |
 //!
@@ -17,17 +17,21 @@
 //!     0 ────────────────────────┘  0 ◄──────────────────────────────────────┘
 //! ```
 //!
+//! A *bell* is how a taker is told that does not park here but in a poll of its own: what the publisher calls beside
+//! the unpark. A taker with a bell always waits, so its takes leave WAIT behind, where others leave 0.
+//!
 //! - **M1** The cell has one owner: only the publisher sets FULL, only the taker clears it, and each touches the cell
 //!   only in the states that are its own.
 //! - **M2** Each batch is taken once, whole, in the order of publishing.
 //! - **M3** A residue is not forgotten: MORE is set only on a full cell, and the take that empties that cell says so.
 //!   A publisher whose MORE came too late finds the cell empty instead, and publishes.
-//! - **M4** A taker that parks is woken: WAIT is set only on an empty cell, and who fills that cell wakes it after.
+//! - **M4** A taker that parks is woken: WAIT is set only on an empty cell, and who fills that cell wakes it after. With a
+//!   bell: it rings after each batch that is there to be taken, from the first look at the cell on.
 //!
 //! Closed is no state here: it is a flag of the last batch, in the caller's own type.
 //!
 //! Model: loom-tests/mailbox.rs. Mutants that must fail: `or_after_failed_cas`, `wake_before_publish`,
-//! `wait_by_store`, `more_forgotten`.
+//! `wait_by_store`, `more_forgotten`, `bell_unannounced`, `bell_forgotten`.
 
 #![expect(unsafe_code, reason = "the cell changes hands between two threads; the word says whose it is")]
 
@@ -36,14 +40,16 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::mem;
 use core::sync::atomic::Ordering::Relaxed;
-use core::time::Duration;
 use std::sync::PoisonError;
-use std::time::Instant;
 
 use crossbeam_utils::CachePadded;
 
-use crate::sync::thread::{self, Thread};
+use crate::sync::thread::Thread;
 use crate::sync::{Arc, AtomicU32, Mutex, UnsafeCell, mutant, order};
+
+mod taker;
+
+pub use taker::Taker;
 
 const FULL: u32 = 1;
 const MORE: u32 = 2;
@@ -52,9 +58,16 @@ const WAIT: u32 = 4;
 struct Shared<B> {
     word: CachePadded<AtomicU32>,
     cell: UnsafeCell<B>,
-    /// Who waits. Written by a taker that is about to park on another thread than the last time, before it sets WAIT;
-    /// read by the publisher that found WAIT. Neither holds the lock for more than a copy.
-    waiter: Mutex<Option<Thread>>,
+    /// Who waits. Written by a taker that is about to park on another thread than the last time, or that was given a
+    /// bell, before it sets WAIT; read by the publisher that found WAIT. Neither holds the lock for more than a copy.
+    waiter: Mutex<Waiter>,
+}
+
+#[derive(Clone, Default)]
+struct Waiter {
+    thread: Option<Thread>,
+    /// The standard `Arc`: loom's cannot hold what it does not know. It orders nothing here.
+    bell: Option<std::sync::Arc<dyn Fn() + Send + Sync>>,
 }
 
 // SAFETY: buffers move between two threads through the cell, hence `B: Send`; a `&B` never does, and the word gives
@@ -72,10 +85,13 @@ impl<B> Shared<B> {
     }
 
     fn wake(&self) {
-        // Outside of the lock: a woken taker may want to register at once.
-        let waiter = self.waiter.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(waiter) = waiter {
-            waiter.unpark();
+        // Outside of the lock: a woken taker may want to register at once, and what a bell does is not ours.
+        let Waiter { thread, bell } = self.waiter.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(thread) = thread {
+            thread.unpark();
+        }
+        if let Some(bell) = bell {
+            bell();
         }
     }
 }
@@ -105,10 +121,10 @@ pub fn mailbox<B>(filling: B, cell: B, taken: B) -> (Publisher<B>, Taker<B>) {
     let shared = Arc::new(Shared {
         word: CachePadded::new(AtomicU32::new(0)),
         cell: UnsafeCell::new(cell),
-        waiter: Mutex::new(None),
+        waiter: Mutex::new(Waiter::default()),
     });
     let publisher = Publisher { shared: Arc::clone(&shared), filling, epoch: 0, woken: false, not_sync: PhantomData };
-    (publisher, Taker { shared, taken, registered: None, not_sync: PhantomData })
+    (publisher, Taker::new(shared, taken))
 }
 
 /// What became of a batch that was published.
@@ -175,7 +191,7 @@ impl<B> Publisher<B> {
     /// Guaranteed: after [`Handed`](Published::Handed) the next take gets this batch, and a taker that waited has been
     /// woken; after [`Residue`](Published::Residue) a take that is still to come, or to return, says `more`.
     ///
-    /// Cost: a load and a swap; with a taker that waits, a short lock and an unpark as well. A residue costs a load
+    /// Cost: a load and a swap; with a taker that waits, a short lock and an unpark (or its bell) as well. A residue costs a load
     /// and, the first time, a compare-exchange. The taker may take at any moment meanwhile.
     ///
     /// See [`mailbox()`] for an example.
@@ -252,149 +268,5 @@ impl<B> fmt::Debug for Publisher<B> {
     }
 }
 
-/// The emptying end of a [`mailbox()`]. One; it may move between threads from take to take.
-///
-/// Contract: [`taken`](Self::taken) must be empty before the next take, because that take gives the buffer back to
-/// be filled. What is left in it would be published a second time.
-pub struct Taker<B> {
-    shared: Arc<Shared<B>>,
-    taken: B,
-    /// The thread whose handle is in `Shared::waiter`, so that waiting there again takes no lock.
-    registered: Option<thread::ThreadId>,
-    /// `Send`, not `Sync`, not `Clone`: there is one taker (M1).
-    not_sync: PhantomData<Cell<()>>,
-}
-
-impl<B> Taker<B> {
-    /// The buffer that was taken last. The publisher cannot see it until the next take gives it back.
-    ///
-    /// ```
-    /// let (_publisher, mut taker) = gaio::handoff::mailbox("a", "b", "c");
-    /// assert_eq!(*taker.taken(), "c"); // nothing was taken yet
-    /// ```
-    pub fn taken(&mut self) -> &mut B {
-        &mut self.taken
-    }
-
-    /// Takes the batch that is there, if one is. Never blocks.
-    ///
-    /// Cost: a load, and for a batch a swap. The publisher may set `more` up to the last moment; what it publishes
-    /// afterwards is another batch. See [`mailbox()`] for an example.
-    pub fn try_take(&mut self) -> Taken {
-        // Acquire: pairs with the swap in `publish`: the batch is in the cell.
-        if self.shared.word.load(order!(MAIL_FULL_LOAD, Acquire)) & FULL == 0 {
-            return Taken::Nothing;
-        }
-        self.shared.exchange(&mut self.taken);
-        // Release: pairs with the loads in `publish`: our hands are off the cell. A swap, because MORE may come at
-        // any moment, and must be read by the very write that clears it (M3). No acquire half: MORE brings no data.
-        let before = self.shared.word.swap(0, order!(MAIL_EMPTY, Release));
-        Taken::Batch { more: before & MORE != 0 && !mutant("more_forgotten") }
-    }
-
-    /// Takes a batch, parking the thread until there is one. Returns `more`: if `true`, the caller must raise the
-    /// publisher's gate.
-    ///
-    /// Blocks for ever if nothing is ever published. An unpark from elsewhere does no harm. Cost: that of
-    /// [`try_take`](Self::try_take), and if it has to wait, a compare-exchange and a park; the first wait on a thread
-    /// registers it under a lock.
-    ///
-    /// ```
-    /// let (mut publisher, mut taker) = gaio::handoff::mailbox(vec![], vec![], vec![]);
-    /// let publishing = std::thread::spawn(move || {
-    ///     publisher.filling().push(7);
-    ///     publisher.publish()
-    /// });
-    /// assert!(!taker.take());
-    /// assert_eq!(taker.taken().pop(), Some(7));
-    /// # let _ = publishing.join();
-    /// ```
-    #[must_use = "on `true` the gate must be raised, or the residue stays where it is"]
-    pub fn take(&mut self) -> bool {
-        loop {
-            if let Taken::Batch { more } = self.try_take() {
-                return more;
-            }
-            if self.announce_wait() {
-                thread::park();
-            }
-        }
-    }
-
-    /// As [`take`](Self::take), for at most `limit`: then [`Taken::Nothing`]. A batch that arrives with the end of
-    /// the time is taken, not left. A limit beyond the clock's range is none.
-    ///
-    /// ```
-    /// use gaio::handoff::{Taken, mailbox};
-    ///
-    /// let (_publisher, mut taker) = mailbox((), (), ());
-    /// assert_eq!(taker.take_timeout(std::time::Duration::from_millis(1)), Taken::Nothing);
-    /// ```
-    pub fn take_timeout(&mut self, limit: Duration) -> Taken {
-        let deadline = Instant::now().checked_add(limit);
-        loop {
-            let taken = self.try_take();
-            if taken != Taken::Nothing {
-                return taken;
-            }
-            if self.announce_wait() && !park_until(deadline) {
-                // Relaxed: WAIT brings no data, either way. If it is gone, so is the emptiness: the batch is taken.
-                return match self.shared.word.compare_exchange(WAIT, 0, Relaxed, Relaxed) {
-                    Ok(_) => Taken::Nothing,
-                    Err(_) => self.try_take(),
-                };
-            }
-        }
-    }
-
-    /// Tells the publisher that this thread is about to park. `false`: there is a batch, don't.
-    fn announce_wait(&mut self) -> bool {
-        let thread = thread::current();
-        if self.registered != Some(thread.id()) {
-            self.registered = Some(thread.id());
-            *self.shared.waiter.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
-        }
-        if mutant("wait_by_store") {
-            self.shared.word.store(WAIT, Relaxed);
-            return true;
-        }
-        // Relaxed: WAIT brings no data. A compare-exchange from empty only: over a batch it would be a batch lost.
-        // WAIT is there already after a wake-up that was not for us.
-        match self.shared.word.compare_exchange(0, WAIT, Relaxed, Relaxed) {
-            Ok(_) | Err(WAIT) => true,
-            Err(_) => false,
-        }
-    }
-}
-
-/// Parks until the deadline. `false`: it has passed.
-#[cfg(not(loom))]
-fn park_until(deadline: Option<Instant>) -> bool {
-    let Some(deadline) = deadline else {
-        thread::park();
-        return true;
-    };
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return false;
-    }
-    thread::park_timeout(left);
-    true
-}
-
-/// A model knows no time: every deadline has passed as soon as the wait was announced.
-#[cfg(loom)]
-fn park_until(_deadline: Option<Instant>) -> bool {
-    false
-}
-
-impl<B> fmt::Debug for Taker<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let full = self.shared.word.load(Relaxed) & FULL != 0;
-        f.debug_struct("Taker").field("full", &full).finish_non_exhaustive()
-    }
-}
-
 #[cfg(all(test, not(loom)))]
-#[path = "mailbox_tests.rs"]
 mod tests;

@@ -1,6 +1,10 @@
 //! Tests of the mailbox that need no model: which buffer is where, and the waits with a clock.
 
+use core::time::Duration;
+use std::sync::mpsc;
+
 use super::*;
+use crate::sync::thread;
 
 const fn assert_send<T: Send>() {}
 const _: () = assert_send::<Publisher<Cell<u8>>>();
@@ -72,6 +76,37 @@ fn an_unpark_from_elsewhere_is_no_batch() {
     }
     assert_eq!(publisher.publish(), Published::Handed);
     assert!(!waiting.join().unwrap());
+}
+
+#[test]
+fn a_bell_rings_after_each_batch_and_no_more() {
+    let (mut publisher, mut taker) = mailbox(0, 0, 0);
+    let (ring, rings) = mpsc::channel();
+    taker.set_bell(move || ring.send(()).unwrap());
+    let rung = || rings.try_iter().count();
+    assert_eq!(rung(), 0, "nothing is there yet");
+    for _ in 0..3 {
+        assert_eq!(publisher.publish(), Published::Handed);
+        assert_eq!(rung(), 1);
+        assert_eq!(publisher.publish(), Published::Residue);
+        assert_eq!(rung(), 0, "a residue is the take's to announce");
+        assert_eq!(taker.try_take(), Taken::Batch { more: true });
+        assert_eq!(taker.take_timeout(Duration::ZERO), Taken::Nothing);
+    }
+    // It waits in one way or the other, or both.
+    let waiting = thread::spawn(move || {
+        let more = taker.take();
+        (taker, more)
+    });
+    thread::sleep(Duration::from_millis(5));
+    assert_eq!(publisher.publish(), Published::Handed);
+    let (mut taker, more) = waiting.join().unwrap();
+    assert_eq!((more, rung()), (false, 1));
+    assert_eq!(publisher.publish(), Published::Handed);
+    assert_eq!(rung(), 1);
+    let (ring, other) = mpsc::channel();
+    taker.set_bell(move || ring.send(()).unwrap());
+    assert_eq!((rung(), other.try_iter().count()), (0, 1), "a new bell hears of what is there");
 }
 
 #[test]

@@ -1,0 +1,65 @@
+//! The end of a loop of sessions: every session is told, and until the grace is over may go its own way.
+
+use crate::event_loop::counters::count;
+use crate::event_loop::timers::Timer;
+use crate::sys;
+use crate::typed::face::{Core, Sessions};
+use crate::typed::machine::Machine;
+use crate::typed::mail::Command;
+use crate::typed::protocol::{End, Protocol};
+
+/// How far it has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Ending {
+    No,
+    Grace(u64),
+    Gone,
+}
+
+impl<P: Protocol> Sessions<P> {
+    // --- the end of the loop ---
+
+    pub(crate) fn advance_ending(&mut self, core: &mut Core<P>) {
+        let Some(until) = self.mail.inbox.shutdown_at() else { return };
+        if self.ending == Ending::No {
+            for index in 0..core.listeners.len() {
+                core.remove_listener(index);
+            }
+            for key in core.sessions.keys() {
+                let open = core.sessions.get_mut(key).is_some_and(|session| !session.state.connecting);
+                if open {
+                    self.callback(core, key, P::on_shutdown);
+                }
+            }
+        }
+        if self.ending != Ending::Grace(until) && !self.is_gone() {
+            self.ending = Ending::Grace(until);
+            core.timers.arm(until, Timer::Grace);
+        }
+        let over = sys::now() >= until;
+        if over {
+            for key in core.sessions.keys() {
+                self.end_session(core, key, &End::Shutdown);
+            }
+        } else if !core.sessions.is_empty() {
+            return;
+        }
+        while let Some(command) = self.intake.take_any(&self.mail.inbox) {
+            match command {
+                Command::Message { .. } | Command::Broadcast { .. } => count(&self.mail.counters.undelivered),
+                Command::Adopt(newcomer) => {
+                    self.left();
+                    self.tell(&mut Machine::new(newcomer.state), &End::Shutdown);
+                }
+                Command::Connect { state, .. } => self.tell(&mut Machine::new(*state), &End::Shutdown),
+                Command::Listen { .. } => {}
+            }
+        }
+        for (_, state) in std::mem::take(&mut self.connects) {
+            self.tell(&mut Machine::new(state), &End::Shutdown);
+        }
+        if self.intake.is_finished() {
+            self.ending = Ending::Gone;
+        }
+    }
+}

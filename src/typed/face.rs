@@ -1,0 +1,342 @@
+//! Typed sessions on the loop: what moves a machine on, and what becomes of it.
+//!
+//! ```text
+//!             accept, adopt                on_open              fate: Close, Leave
+//!   (none) ──────────────────► Open ◄──────────────── Connecting      │
+//!                               │ │                       ▲           ▼
+//!                               │ └───────────────────────│───────► Closing: output, FIN, drain ──► (retired, on_end)
+//!                               │         connect ────────┘           │ bound
+//!                               └── fate: End(..) ────────────────────┴─────────────────────────► (retired, on_end)
+//! ```
+//!
+//! Sessions are served from the ready list, each at least once a turn (G8). While output is above the high-water mark, or
+//! the state expects nothing, nothing is read: that is the back-pressure.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crate::event_loop::arena::Arena;
+use crate::event_loop::counters::count;
+use crate::event_loop::inbox::{Intake, nanos};
+use crate::event_loop::session::{Flags, Session};
+use crate::event_loop::slab::Key;
+use crate::event_loop::timers::{Armed, Timer, Timers};
+use crate::event_loop::{self, Step};
+use crate::sync::Ordering;
+use crate::sys::{self, Errno, Socket};
+use crate::typed::ending::Ending;
+use crate::typed::expect::Seen;
+use crate::typed::limits::SessionLimits;
+use crate::typed::machine::{Bench, Doom, Fate, Machine};
+use crate::typed::mail::{Command, Mail, Newcomer};
+use crate::typed::output::Output;
+use crate::typed::protocol::{End, Protocol};
+use crate::typed::step::catch;
+use crate::watcher::aligned::Aligned;
+
+/// A listener is known by whether its connections inherit a linger.
+pub(crate) type Core<P> = event_loop::Core<Typed<P>, bool>;
+
+/// What few sessions have.
+#[derive(Debug, Default)]
+pub(crate) struct Extra {
+    pub(crate) timers: Vec<(u64, u32)>,
+    pub(crate) groups: Vec<u64>,
+}
+
+/// One session, as the loop keeps it.
+pub(crate) struct Typed<P> {
+    pub(crate) machine: Machine<P>,
+    pub(crate) fate: Option<Doom>,
+    pub(crate) extra: Option<Box<Extra>>,
+    /// The timer of its time limit, or of its close.
+    pub(crate) armed: Armed,
+    /// Input thrown away by the close.
+    pub(crate) drained: usize,
+    pub(crate) closing: bool,
+    pub(crate) connecting: bool,
+}
+
+/// What makes the sessions of accepted connections; `None` turns one away.
+pub(crate) type Welcome<P> = Box<dyn FnMut(Option<SocketAddr>) -> Option<P> + Send>;
+
+/// A timer of a session's own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Alarm {
+    pub(crate) token: u64,
+    pub(crate) name: u64,
+    pub(crate) armed: Armed,
+}
+
+pub(crate) struct Sessions<P: Protocol> {
+    pub(crate) mail: Arc<Mail<P>>,
+    pub(crate) intake: Intake<Command<P>>,
+    pub(crate) bench: Bench<P>,
+    pub(crate) receive: Aligned,
+    welcome: Welcome<P>,
+    /// Other loops that accepted connections may go to.
+    siblings: Vec<Arc<Mail<P>>>,
+    pub(crate) connects: Vec<(SocketAddr, P)>,
+    pub(crate) groups: HashMap<u64, HashSet<u64>>,
+    pub(crate) alarms: Arena<Alarm>,
+    pub(crate) ending: Ending,
+}
+
+impl<P: Protocol> Sessions<P> {
+    pub(crate) fn new(
+        mail: Arc<Mail<P>>,
+        intake: Intake<Command<P>>,
+        limits: SessionLimits,
+        welcome: Welcome<P>,
+        siblings: Vec<Arc<Mail<P>>>,
+    ) -> Self {
+        let receive = Aligned::new(limits.receive);
+        let post = mail.clone();
+        let (scratch, effects, spare, outputs) = (Output::default(), Vec::new(), Vec::new(), Vec::new());
+        Self {
+            bench: Bench { scratch, effects, post, spare, outputs, limits, now: sys::now() },
+            mail,
+            intake,
+            receive,
+            welcome,
+            siblings,
+            connects: Vec::new(),
+            groups: HashMap::new(),
+            alarms: Arena::default(),
+            ending: Ending::No,
+        }
+    }
+
+    pub(crate) const fn is_gone(&self) -> bool {
+        matches!(self.ending, Ending::Gone)
+    }
+
+    // --- beginnings ---
+
+    /// Makes a connection a session.
+    fn take_in(&mut self, core: &mut Core<P>, newcomer: Newcomer<P>, connecting: bool) {
+        let Newcomer { socket, unix, state, leftover } = newcomer;
+        let mut machine = Machine::new(state);
+        if !leftover.is_empty() {
+            machine.keep(&mut self.bench, &leftover, Seen::default());
+            machine.look_again();
+        }
+        let typed =
+            Typed { machine, fate: None, extra: None, armed: Armed::NONE, drained: 0, closing: false, connecting };
+        let mut session = Session::new(socket, unix, typed);
+        if connecting {
+            session.wait_for_retry();
+        }
+        match core.register(session) {
+            Ok(key) if !connecting => self.open(core, key),
+            Ok(key) => {
+                let at = sys::now().saturating_add(nanos(self.bench.limits.connect_within));
+                let armed = core.timers.arm(at, Timer::Limit(key.token()));
+                if let Some(session) = core.sessions.get_mut(key) {
+                    session.state.armed = armed;
+                }
+            }
+            Err((mut session, errno)) => {
+                self.left();
+                self.tell(&mut session.state.machine, &End::Os(errno.into()));
+            }
+        }
+    }
+
+    fn open(&mut self, core: &mut Core<P>, key: Key) {
+        self.callback(core, key, P::on_open);
+        if self.ending != Ending::No {
+            self.callback(core, key, P::on_shutdown);
+        }
+    }
+
+    /// The last callback of a session.
+    pub(crate) fn tell(&self, machine: &mut Machine<P>, end: &End) {
+        let counters = &self.mail.counters;
+        count(match end {
+            End::Closed | End::Aborted | End::Left => &counters.ended_themselves,
+            End::TooLong { .. } | End::Refused(_) | End::CutShort { .. } => &counters.ended_by_input,
+            End::Overflow | End::CloseTimedOut => &counters.ended_by_output,
+            End::Os(_) => &counters.ended_by_system,
+            End::Shutdown => &counters.ended_by_shutdown,
+            End::Panicked => &counters.panics,
+        });
+        machine.end(end);
+    }
+
+    pub(crate) fn left(&self) {
+        self.mail.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn connect(&mut self, core: &mut Core<P>, address: SocketAddr, state: P) {
+        self.mail.sessions.fetch_add(1, Ordering::Relaxed);
+        match sys::connect_tcp(address, &sys::StreamOptions::default()) {
+            Ok((socket, connecting)) => {
+                let newcomer = Newcomer { socket, unix: false, state, leftover: bytes::Bytes::new() };
+                self.take_in(core, newcomer, connecting == sys::Connecting::Pending);
+            }
+            Err(errno) => {
+                self.left();
+                self.tell(&mut Machine::new(state), &End::Os(errno.into()));
+            }
+        }
+    }
+
+    // --- commands ---
+
+    fn take_up(&mut self, core: &mut Core<P>, command: Command<P>) {
+        match command {
+            Command::Message { token, message } => self.message(core, token, message),
+            Command::Broadcast { group, message, copy } => {
+                let members: Vec<u64> = self.groups.get(&group).into_iter().flatten().copied().collect();
+                for token in members {
+                    self.message(core, token, copy(&message));
+                }
+            }
+            Command::Adopt(newcomer) => self.take_in(core, *newcomer, false),
+            Command::Connect { address, state } => self.connect(core, address, *state),
+            Command::Listen { socket, unix, lingers } => {
+                let phase = event_loop::listener::Phase::Ready;
+                let listening = event_loop::listener::Listening { socket, phase, unix, tag: lingers };
+                if core.add_listener(listening).is_err() {
+                    count(&self.mail.counters.accept_errors);
+                }
+            }
+        }
+    }
+
+    fn message(&mut self, core: &mut Core<P>, token: u64, message: P::Message) {
+        let key = Key::from_token(token);
+        let open = core.sessions.get_mut(key).is_some_and(|session| session.state.fate.is_none());
+        if open {
+            count(&self.mail.counters.messages);
+            self.callback(core, key, |state, io| state.on_message(message, io));
+        } else {
+            count(&self.mail.counters.undelivered);
+        }
+    }
+}
+
+pub(crate) fn forget(alarms: &mut Arena<Alarm>, timers: &mut Timers, extra: &mut Extra, name: u64) {
+    let Some(at) = extra.timers.iter().position(|(other, _)| *other == name) else { return };
+    let (_, index) = extra.timers.swap_remove(at);
+    if let Some(mut alarm) = alarms.remove(index) {
+        timers.disarm(&mut alarm.armed);
+    }
+}
+
+pub(crate) fn leave(groups: &mut HashMap<u64, HashSet<u64>>, group: u64, token: u64) {
+    if let Some(members) = groups.get_mut(&group) {
+        members.remove(&token);
+        if members.is_empty() {
+            groups.remove(&group);
+        }
+    }
+}
+
+impl<P: Protocol> event_loop::Face for Sessions<P> {
+    type Session = Typed<P>;
+    type Tag = bool;
+
+    fn begin(&mut self, _core: &mut Core<P>) {
+        // Once per turn; limits are told apart by milliseconds.
+        self.bench.now = sys::now();
+    }
+
+    fn woken(&mut self) {
+        self.mail.inbox.drain_waker();
+    }
+
+    fn collect(&mut self, core: &mut Core<P>) {
+        self.intake.begin(&self.mail.inbox);
+        while let Some(command) = self.intake.next(|_| false) {
+            self.take_up(core, command);
+        }
+        self.intake.end(&self.mail.inbox);
+        for (address, state) in std::mem::take(&mut self.connects) {
+            self.connect(core, address, state);
+        }
+    }
+
+    #[inline]
+    fn step(&mut self, key: Key, session: &mut Session<Typed<P>>, timers: &mut Timers) -> Step {
+        if session.has(Flags::CLOSING) {
+            return Step::Ending;
+        }
+        let (step, fate) = match catch(|| self.go_on(key, session, timers)) {
+            Ok(step) => (step, Ok(())),
+            Err(doom) => (Step::Ending, Err(doom)),
+        };
+        if fate.as_ref().is_err_and(|doom: &Doom| !matches!(**doom, Fate::End(_))) && self.bench.scratch.queued() > 0 {
+            // Written before the end was decided: it goes out first.
+            let kept = self.bench.scratch.keep(&[]);
+            session.state.machine.backlog = Some(Box::new(kept));
+        }
+        self.after(key, session, timers, fate);
+        step
+    }
+
+    fn wind_up(&mut self, core: &mut Core<P>, key: Key) -> Step {
+        self.advance_close(core, key)
+    }
+
+    fn may_accept(&mut self) -> bool {
+        self.ending == Ending::No
+    }
+
+    fn accepted(&mut self, core: &mut Core<P>, listener: usize, socket: Socket, peer: Option<SocketAddr>) {
+        let listening = core.listeners.get(listener).and_then(Option::as_ref);
+        let (unix, lingers) = listening.map_or((false, false), |listening| (listening.unix, listening.tag));
+        if lingers && sys::linger_off(&socket).is_err() {
+            // A close that lingers would hold the loop up.
+            return count(&self.mail.counters.refused);
+        }
+        let least = self.siblings.iter().min_by_key(|sibling| sibling.load()).cloned();
+        let target = least.filter(|sibling| sibling.load() < self.mail.load()).unwrap_or_else(|| self.mail.clone());
+        if target.load() >= self.bench.limits.sessions {
+            return count(&self.mail.counters.refused);
+        }
+        let welcome = &mut self.welcome;
+        let made = catch_unwind(AssertUnwindSafe(|| welcome(peer)));
+        let Ok(Some(state)) = made else { return count(&self.mail.counters.refused) };
+        target.sessions.fetch_add(1, Ordering::Relaxed);
+        let newcomer = Newcomer { socket, unix, state, leftover: bytes::Bytes::new() };
+        if Arc::ptr_eq(&target, &self.mail) {
+            self.take_in(core, newcomer, false);
+        } else if let Err((_, Command::Adopt(newcomer))) = target.send(Command::Adopt(Box::new(newcomer))) {
+            // The other loop is behind, or at its end: this one serves.
+            target.sessions.fetch_sub(1, Ordering::Relaxed);
+            self.mail.sessions.fetch_add(1, Ordering::Relaxed);
+            self.take_in(core, *newcomer, false);
+        }
+    }
+
+    fn listener_dead(&mut self, core: &mut Core<P>, listener: usize, _errno: Errno) {
+        count(&self.mail.counters.accept_errors);
+        core.remove_listener(listener);
+    }
+
+    fn timer(&mut self, core: &mut Core<P>, timer: Timer) {
+        match timer {
+            Timer::Limit(token) => self.limit(core, Key::from_token(token)),
+            Timer::Alarm(index) => self.alarm(core, index),
+            Timer::Close(token) => self.close_overdue(core, Key::from_token(token)),
+            _ => {}
+        }
+    }
+
+    fn full(&mut self) -> bool {
+        false
+    }
+
+    fn publish(&mut self, core: &mut Core<P>) -> bool {
+        self.advance_ending(core);
+        false
+    }
+
+    fn busy(&mut self) -> bool {
+        self.mail.inbox.has_local() || !self.connects.is_empty()
+    }
+}

@@ -1,0 +1,65 @@
+//! The way into a loop of sessions: messages, connections, listeners, the end.
+//!
+//! One ring per loop, by value, in the order of each sender; what its own thread sends goes by the local queue
+//! (`event_loop::inbox`). Sending never waits: with the ring full the command comes back.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use crate::error::SubmitErrorKind;
+use crate::event_loop::counters::Counters;
+use crate::event_loop::inbox::{Inbox, Patience};
+use crate::sync::figures::AtomicUsize;
+use crate::sys::Socket;
+use crate::typed::address::{Post, SendError, SendErrorKind};
+use crate::typed::protocol::Protocol;
+
+/// A connection on its way to a loop.
+pub(crate) struct Newcomer<P> {
+    pub(crate) socket: Socket,
+    pub(crate) unix: bool,
+    pub(crate) state: P,
+    pub(crate) leftover: Bytes,
+}
+
+pub(crate) enum Command<P: Protocol> {
+    Message { token: u64, message: P::Message },
+    Broadcast { group: u64, message: P::Message, copy: fn(&P::Message) -> P::Message },
+    Adopt(Box<Newcomer<P>>),
+    Connect { address: SocketAddr, state: Box<P> },
+    Listen { socket: Socket, unix: bool, lingers: bool },
+}
+
+/// What everybody shares with one loop of sessions.
+pub(crate) struct Mail<P: Protocol> {
+    pub(crate) inbox: Inbox<Command<P>>,
+    pub(crate) counters: crate::sync::Arc<Counters>,
+    /// Sessions there are, or are on their way.
+    pub(crate) sessions: AtomicUsize,
+}
+
+impl<P: Protocol> Mail<P> {
+    /// Hands a command over, or back.
+    pub(crate) fn send(&self, command: Command<P>) -> Result<(), (SendErrorKind, Command<P>)> {
+        self.inbox.submit(command, Patience::None).map_err(|(kind, command)| match kind {
+            SubmitErrorKind::Closed => (SendErrorKind::Closed, command),
+            _ => (SendErrorKind::Full, command),
+        })
+    }
+
+    /// Sessions there are: a hint, for choosing among loops.
+    pub(crate) fn load(&self) -> usize {
+        self.sessions.load(Ordering::Relaxed)
+    }
+}
+
+impl<P: Protocol> Post<P::Message> for Mail<P> {
+    fn post(&self, token: u64, message: P::Message) -> Result<(), SendError<P::Message>> {
+        self.send(Command::Message { token, message }).map_err(|(kind, command)| match command {
+            Command::Message { message, .. } => SendError { kind, message },
+            _ => unreachable!("a message was sent, so a message was refused"),
+        })
+    }
+}

@@ -1,0 +1,34 @@
+//! The second face: typed sessions. Each connection is a state machine, an actor owned by the loop.
+//!
+//! ```text
+//!   protocol.rs   what a user writes: states, callbacks          expect.rs   what a state waits for; finding frames
+//!   io.rs         what a callback may do besides                 output.rs   what is written, until it is out
+//!                         │                                          │
+//!                         └──────────► machine.rs ◄─────────────────┘        one session, without a socket
+//!                                          ▲
+//!                     testkit.rs ──────────┴────────── face.rs               by hand; or on a loop
+//!   address.rs, mail.rs: messages from anywhere        server.rs, sessions.rs: loops, threads, listeners
+//! ```
+
+pub(crate) mod address;
+mod ending;
+pub(crate) mod expect;
+pub(crate) mod face;
+pub(crate) mod io;
+pub(crate) mod limits;
+pub(crate) mod machine;
+pub(crate) mod mail;
+pub(crate) mod output;
+pub(crate) mod protocol;
+mod server;
+mod sessions;
+mod step;
+mod transport;
+
+pub use address::{Address, SendError, SendErrorKind};
+pub use expect::{Decode, Expect, LengthField};
+pub use io::Io;
+pub use limits::SessionLimits;
+pub use protocol::{End, Next, Protocol, TimeLimit};
+pub use server::{Server, ServerBuilder, Unserved};
+pub use sessions::{Hub, SessionLoop};

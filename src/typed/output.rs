@@ -1,0 +1,243 @@
+//! Output of a session: pieces in order, sent with as few system calls as will do.
+//!
+//! While callbacks run, what they write is gathered; at the end of the step all of it goes out in one `sendmsg`. What
+//! the system does not take becomes the session's backlog. Small writes are copied behind one another; shared bytes are
+//! kept as they are; a slice of the very input that is being handed over is kept as a range of it, and copied only if it
+//! has to outlive the input (T6).
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::ops::Range;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::sys::MAX_SLICES;
+
+/// Copies are gathered in pieces of about this size.
+const PIECE: usize = 16 << 10;
+
+#[derive(Debug)]
+enum Piece {
+    Copied(Vec<u8>),
+    Shared(Bytes),
+    /// Of the input at hand.
+    Input(Range<usize>),
+}
+
+impl Piece {
+    fn bytes<'b>(&'b self, input: &'b [u8]) -> &'b [u8] {
+        match self {
+            Self::Copied(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+            Self::Input(range) => &input[range.clone()],
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    /// A run of the input, before all pieces: the answer that is (a part of) the question, and the cheapest there is.
+    run: Range<usize>,
+    pieces: VecDeque<Piece>,
+    /// Bytes of the first piece that are out.
+    sent: usize,
+    /// Bytes that are not out.
+    queued: usize,
+    /// Kept for the next copy.
+    spare: Vec<u8>,
+}
+
+impl Output {
+    #[inline]
+    pub(crate) const fn queued(&self) -> usize {
+        self.queued
+    }
+
+    /// Writes bytes that are only borrowed. `input`: what is being handed over, if anything: a part of it is not copied.
+    #[inline]
+    pub(crate) fn write(&mut self, bytes: &[u8], input: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.queued += bytes.len();
+        // Addresses are only compared: a slice that lies inside of the input is one of it.
+        let at = (bytes.as_ptr() as usize).wrapping_sub(input.as_ptr() as usize);
+        if at <= input.len() && bytes.len() <= input.len() - at {
+            return self.write_input(at..at + bytes.len());
+        }
+        if let Some(Piece::Copied(last)) = self.pieces.back_mut() {
+            if last.len() + bytes.len() <= PIECE {
+                return last.extend_from_slice(bytes);
+            }
+        }
+        let mut copy = std::mem::take(&mut self.spare);
+        copy.extend_from_slice(bytes);
+        self.pieces.push_back(Piece::Copied(copy));
+    }
+
+    #[inline]
+    fn write_input(&mut self, range: Range<usize>) {
+        if self.pieces.is_empty() && (self.run.is_empty() || self.run.end == range.start) {
+            let start = if self.run.is_empty() { range.start } else { self.run.start };
+            self.run = start..range.end;
+            return;
+        }
+        match self.pieces.back_mut() {
+            Some(Piece::Input(last)) if last.end == range.start => last.end = range.end,
+            _ => self.pieces.push_back(Piece::Input(range)),
+        }
+    }
+
+    /// All there is, if it is one run of the input.
+    #[inline]
+    pub(crate) fn only_run<'b>(&self, input: &'b [u8]) -> Option<&'b [u8]> {
+        if self.pieces.is_empty() { input.get(self.run.clone()) } else { None }
+    }
+
+    /// Writes bytes that are shared, without a copy.
+    pub(crate) fn write_bytes(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.queued += bytes.len();
+            self.pieces.push_back(Piece::Shared(bytes));
+        }
+    }
+
+    /// The next slices to send, at most so many bytes.
+    pub(crate) fn slices<'b>(&'b self, input: &'b [u8], mut most: usize) -> SmallVec<[IoSlice<'b>; 8]> {
+        let mut slices = SmallVec::new();
+        if !self.run.is_empty() {
+            let run = &input[self.run.clone()];
+            let run = &run[..run.len().min(most)];
+            most -= run.len();
+            slices.push(IoSlice::new(run));
+        }
+        let mut skip = self.sent;
+        for piece in self.pieces.iter().take(if most > 0 { MAX_SLICES - 1 } else { 0 }) {
+            let rest = &piece.bytes(input)[std::mem::take(&mut skip)..];
+            let rest = &rest[..rest.len().min(most)];
+            most -= rest.len();
+            slices.push(IoSlice::new(rest));
+            if most == 0 {
+                break;
+            }
+        }
+        slices
+    }
+
+    /// So many bytes went out.
+    #[inline(always)]
+    pub(crate) fn advance(&mut self, n: usize, input: &[u8]) {
+        self.queued -= n;
+        let of_run = n.min(self.run.len());
+        self.run.start += of_run;
+        if n > of_run {
+            self.advance_pieces(n - of_run, input);
+        }
+    }
+
+    fn advance_pieces(&mut self, mut left: usize, input: &[u8]) {
+        while let Some(first) = self.pieces.front() {
+            let rest = first.bytes(input).len() - self.sent;
+            if left < rest {
+                self.sent += left;
+                return;
+            }
+            left -= rest;
+            self.sent = 0;
+            if let Some(Piece::Copied(mut done)) = self.pieces.pop_front() {
+                if self.spare.capacity() == 0 && done.capacity() <= 2 * PIECE {
+                    done.clear();
+                    self.spare = done;
+                }
+            }
+        }
+    }
+
+    /// Forgets everything that is not out.
+    pub(crate) fn clear(&mut self) {
+        self.run = 0..0;
+        self.pieces.clear();
+        self.sent = 0;
+        self.queued = 0;
+    }
+
+    /// Moves what is not out into a backlog of its own, which does not depend on the input.
+    pub(crate) fn keep(&mut self, input: &[u8]) -> Self {
+        if !self.run.is_empty() {
+            let run = std::mem::take(&mut self.run);
+            self.pieces.push_front(Piece::Copied(input[run].to_vec()));
+        }
+        for piece in &mut self.pieces {
+            if let Piece::Input(range) = piece {
+                *piece = Piece::Copied(input[range.clone()].to_vec());
+            }
+        }
+        std::mem::take(self)
+    }
+
+    /// Takes everything out, in one run. For tests.
+    pub(crate) fn take(&mut self, input: &[u8]) -> Vec<u8> {
+        let mut all = Vec::new();
+        while self.queued > 0 {
+            let before = all.len();
+            self.slices(input, usize::MAX).iter().for_each(|slice| all.extend_from_slice(slice));
+            self.advance(all.len() - before, input);
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_go_out_in_order_whatever_they_are() {
+        let input = *b"abcdefgh";
+        let mut output = Output::default();
+        output.write(b"copy ", &input);
+        output.write(b"more ", &input);
+        output.write(&input[2..4], &input);
+        output.write(&input[4..6], &input);
+        output.write_bytes(Bytes::from_static(b" shared"));
+        output.write(b"", &input);
+        assert_eq!(output.pieces.len(), 3, "neighbours are one piece");
+        assert_eq!(output.only_run(&input), None);
+        assert_eq!(output.queued(), 21);
+        let mut seen = Vec::new();
+        while output.queued() > 0 {
+            let slices = output.slices(&input, 3);
+            let n = slices.iter().map(|slice| slice.len()).sum();
+            assert!((1..=3).contains(&n));
+            slices.iter().for_each(|slice| seen.extend_from_slice(slice));
+            drop(slices);
+            output.advance(n, &input);
+        }
+        assert_eq!(seen, b"copy more cdef shared");
+        assert!(output.pieces.is_empty());
+    }
+
+    #[test]
+    fn a_backlog_outlives_the_input() {
+        let input = b"abcdefgh".to_vec();
+        let mut output = Output::default();
+        output.write(&input[1..5], &input);
+        output.advance(2, &input);
+        let mut kept = output.keep(&input);
+        drop(input);
+        kept.write(b"!", &[]);
+        assert_eq!((output.queued(), kept.queued()), (0, 3));
+        assert_eq!(kept.take(&[]), b"de!");
+    }
+
+    #[test]
+    fn the_buffer_of_copies_is_used_again() {
+        let mut output = Output::default();
+        output.write(b"first", &[]);
+        output.take(&[]);
+        let at = output.spare.as_ptr();
+        output.write(b"second", &[]);
+        assert!(matches!(output.pieces.back(), Some(Piece::Copied(copy)) if copy.as_ptr() == at));
+    }
+}

@@ -1,0 +1,288 @@
+//! A loop of typed sessions in the caller's thread, and the handle that everybody else has of it.
+
+use std::io;
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::error::{DelegateError, DelegateErrorKind, WaitError};
+use crate::event_loop::counters::{Counters, Snapshot};
+use crate::event_loop::inbox::{Inbox, Intake, nanos};
+use crate::event_loop::{self, EventLoop};
+use crate::handoff::{gate, ring};
+use crate::limits::Limits;
+use crate::sync::Ordering;
+use crate::sync::figures::AtomicUsize;
+use crate::sys::{self, Kind, Selector, Socket, Waker};
+use crate::typed::address::SendErrorKind;
+use crate::typed::face::{Sessions, Welcome};
+use crate::typed::limits::SessionLimits;
+use crate::typed::mail::{Command, Mail, Newcomer};
+use crate::typed::protocol::Protocol;
+use crate::watcher::why_not;
+
+/// A loop of typed sessions that the caller turns, beside its own work: one per core, say.
+///
+/// It stays on the thread that made it; other threads reach it by its [`Hub`]. A [`Server`](crate::Server) is several of
+/// these, each on a thread of its own.
+///
+/// ```
+/// use std::io::{Read, Write};
+/// # use gaio::{Expect, Io, Next, Protocol};
+/// # struct Echo;
+/// # impl Protocol for Echo {
+/// #     type Message = ();
+/// #     fn expects(&self) -> Expect { Expect::any() }
+/// #     fn on_frame(self, bytes: &[u8], io: &mut Io<'_, Self>) -> Next<Self> {
+/// #         io.write(bytes);
+/// #         Next::Become(self)
+/// #     }
+/// # }
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (mut sessions, hub) = gaio::SessionLoop::new(gaio::SessionLimits::default(), |_peer| Some(Echo))?;
+/// let (ours, mut peer) = std::os::unix::net::UnixStream::pair()?;
+/// hub.adopt(ours, Echo).map_err(|(error, _)| error)?;
+/// peer.write_all(b"hello")?;
+/// sessions.turn(None)?; // the session begins
+/// sessions.turn(None)?; // and echoes
+/// let mut answer = [0; 5];
+/// peer.read_exact(&mut answer)?;
+/// assert_eq!(&answer, b"hello");
+/// # Ok(()) }
+/// ```
+pub struct SessionLoop<P: Protocol> {
+    event_loop: EventLoop<Sessions<P>>,
+    hub: Hub<P>,
+    /// Not `Send`: the local queue is this thread's.
+    thread: PhantomData<*const ()>,
+}
+
+/// What a loop of sessions is made of, before it is bound to its thread.
+pub(crate) struct Unbound<P: Protocol> {
+    event_loop: EventLoop<Sessions<P>>,
+    pub(crate) hub: Hub<P>,
+}
+
+impl<P: Protocol> Unbound<P> {
+    pub(crate) fn new(limits: SessionLimits, welcome: Welcome<P>, siblings: &[Hub<P>]) -> io::Result<Self> {
+        limits.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let selector = Selector::new()?;
+        let waker = Waker::new(&selector, event_loop::WAKER)?;
+        let (producer, consumer) = ring(limits.ring_slots);
+        let (raiser, keeper) = gate();
+        let counters = crate::sync::Arc::new(Counters::default());
+        let core_limits = Limits { accepts_per_turn: limits.accepts_per_turn, ..Limits::default() };
+        let core = event_loop::Core::new(selector, core_limits, counters.clone())?;
+        let inbox = Inbox::new(producer, raiser, waker, counters.clone());
+        let mail = Arc::new(Mail { inbox, counters, sessions: AtomicUsize::new(0) });
+        let siblings = siblings.iter().map(|hub| hub.0.clone()).collect();
+        let face = Sessions::new(mail.clone(), Intake::new(consumer), limits, welcome, siblings);
+        Ok(Self { event_loop: EventLoop::new(core, face, keeper), hub: Hub(mail) })
+    }
+
+    /// Binds it to this thread.
+    pub(crate) fn bind(self) -> SessionLoop<P> {
+        self.hub.0.inbox.local.bind();
+        SessionLoop { event_loop: self.event_loop, hub: self.hub, thread: PhantomData }
+    }
+}
+
+impl<P: Protocol> SessionLoop<P> {
+    /// Makes a loop on this thread. `welcome` makes the session of each connection that a listener of the loop accepts,
+    /// from the peer's address (none for Unix sockets); with `None` the connection is closed, and counted.
+    ///
+    /// # Errors
+    /// Limits that cannot work (`InvalidInput`), or no descriptors to be had.
+    pub fn new(
+        limits: SessionLimits,
+        welcome: impl FnMut(Option<SocketAddr>) -> Option<P> + Send + 'static,
+    ) -> io::Result<(Self, Hub<P>)> {
+        let unbound = Unbound::new(limits, Box::new(welcome), &[])?;
+        let hub = unbound.hub.clone();
+        Ok((unbound.bind(), hub))
+    }
+
+    /// Takes one turn: waits for something to happen, at most so long (`None`: for ever; zero only looks), and serves
+    /// every session that has something to do.
+    ///
+    /// # Errors
+    /// `Closed` once the loop was shut down and all sessions have ended; `LoopFailed` if the selector failed, and all
+    /// sessions were ended by that.
+    pub fn turn(&mut self, timeout: Option<Duration>) -> Result<(), WaitError> {
+        if self.event_loop.face.is_gone() {
+            return Err(WaitError::Closed);
+        }
+        let until = timeout.map(|time| sys::now().saturating_add(nanos(time)));
+        if self.event_loop.park(until).is_err() {
+            self.hub.shutdown(Duration::ZERO);
+            self.event_loop.pass();
+            return Err(WaitError::LoopFailed);
+        }
+        self.event_loop.pass();
+        Ok(())
+    }
+
+    /// Turns until the loop was shut down and all sessions have ended.
+    ///
+    /// # Errors
+    /// `LoopFailed`, if the selector failed.
+    pub fn run(&mut self) -> Result<(), WaitError> {
+        loop {
+            match self.turn(None) {
+                Ok(()) => {}
+                Err(WaitError::Closed) => return Ok(()),
+                Err(failed) => return Err(failed),
+            }
+        }
+    }
+}
+
+impl<P: Protocol> Drop for SessionLoop<P> {
+    /// Ends all sessions at once.
+    fn drop(&mut self) {
+        self.hub.shutdown(Duration::ZERO);
+        while self.turn(Some(Duration::ZERO)).is_ok() {}
+        self.hub.0.inbox.local.unbind();
+    }
+}
+
+impl<P: Protocol> std::fmt::Debug for SessionLoop<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SessionLoop").finish_non_exhaustive()
+    }
+}
+
+/// A handle to a loop of sessions, from any thread: `Clone`, `Send`, `Sync`. Nothing here waits.
+pub struct Hub<P: Protocol>(pub(crate) Arc<Mail<P>>);
+
+impl<P: Protocol> Hub<P> {
+    /// Gives a connected stream socket to the loop, as a session in this state. Its `on_open` is called there.
+    ///
+    /// # Errors
+    /// Socket and state come back, if the socket is none that can be a session, or the loop is behind or shut down.
+    pub fn adopt(&self, socket: impl Into<Socket>, state: P) -> Result<(), (DelegateError, P)> {
+        self.adopt_with(socket, Bytes::new(), state)
+    }
+
+    /// As [`adopt`](Self::adopt), with bytes that were read from the socket before: they come first.
+    ///
+    /// # Errors
+    /// As [`adopt`](Self::adopt).
+    pub fn adopt_with(
+        &self,
+        socket: impl Into<Socket>,
+        leftover: impl Into<Bytes>,
+        state: P,
+    ) -> Result<(), (DelegateError, P)> {
+        let (socket, leftover) = (socket.into(), leftover.into());
+        let unix = match sys::adopt(&socket) {
+            Ok(found) if found.kind == Kind::TcpStream => false,
+            Ok(found) if found.kind == Kind::UnixStream => true,
+            Ok(found) => {
+                let kind = DelegateErrorKind::Unsupported(why_not(found.kind));
+                return Err((DelegateError { kind, socket, leftover }, state));
+            }
+            Err(errno) => {
+                let kind = DelegateErrorKind::Os(errno.into());
+                return Err((DelegateError { kind, socket, leftover }, state));
+            }
+        };
+        self.0.sessions.fetch_add(1, Ordering::Relaxed);
+        self.0.send(Command::Adopt(Box::new(Newcomer { socket, unix, state, leftover }))).map_err(|(kind, command)| {
+            self.0.sessions.fetch_sub(1, Ordering::Relaxed);
+            let Command::Adopt(newcomer) = command else { unreachable!("a connection was sent, so one was refused") };
+            let Newcomer { socket, state, leftover, .. } = *newcomer;
+            (DelegateError { kind: refused(kind), socket, leftover }, state)
+        })
+    }
+
+    /// Opens a connection, as a session in this state. Its `on_open` is called when it stands; if it cannot be had its
+    /// `on_end` is, with the reason. No name is resolved: that would block.
+    ///
+    /// # Errors
+    /// The state comes back, if the loop is behind or shut down.
+    pub fn connect(&self, address: SocketAddr, state: P) -> Result<(), (SendErrorKind, P)> {
+        self.0.send(Command::Connect { address, state: Box::new(state) }).map_err(|(kind, command)| match command {
+            Command::Connect { state, .. } => (kind, *state),
+            _ => unreachable!("a connect was sent, so one was refused"),
+        })
+    }
+
+    /// Gives a bound listener (TCP or Unix) to the loop, until it is shut down.
+    ///
+    /// # Errors
+    /// The socket comes back, if it is no listener, or the loop is behind or shut down.
+    pub fn listen(&self, socket: impl Into<Socket>) -> Result<(), DelegateError> {
+        let socket = socket.into();
+        let leftover = Bytes::new();
+        let (unix, lingers) = match sys::adopt_listener(&socket) {
+            Ok(found) if found.kind == Kind::TcpListener => (false, found.linger.is_some()),
+            Ok(found) if found.kind == Kind::UnixListener => (true, found.linger.is_some()),
+            Ok(_) => {
+                let kind = DelegateErrorKind::Unsupported("not a listening socket: bind it and listen first");
+                return Err(DelegateError { kind, socket, leftover });
+            }
+            Err(errno) => return Err(DelegateError { kind: DelegateErrorKind::Os(errno.into()), socket, leftover }),
+        };
+        self.0.send(Command::Listen { socket, unix, lingers }).map_err(|(kind, command)| {
+            let Command::Listen { socket, .. } = command else { unreachable!("a listener was sent") };
+            DelegateError { kind: refused(kind), socket, leftover }
+        })
+    }
+
+    /// Sends a message to all sessions of the loop that have [joined](crate::Io::join) this group: one submission, however
+    /// many they are.
+    ///
+    /// # Errors
+    /// The message comes back, if the loop is behind or shut down.
+    pub fn broadcast(&self, group: u64, message: P::Message) -> Result<(), (SendErrorKind, P::Message)>
+    where
+        P::Message: Clone,
+    {
+        let command = Command::Broadcast { group, message, copy: P::Message::clone };
+        self.0.send(command).map_err(|(kind, command)| match command {
+            Command::Broadcast { message, .. } => (kind, message),
+            _ => unreachable!("a broadcast was sent, so one was refused"),
+        })
+    }
+
+    /// Ends the loop: it accepts no more, and tells every session by `on_shutdown`. What has not closed when the grace is
+    /// over is ended, as [`End::Shutdown`](crate::End::Shutdown).
+    pub fn shutdown(&self, grace: Duration) {
+        self.0.inbox.shut_down(grace);
+    }
+
+    /// Sessions there are.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.0.load()
+    }
+
+    /// What the loop has done so far.
+    #[must_use]
+    pub fn counters(&self) -> Snapshot {
+        self.0.counters.snapshot(self.sessions() as u64)
+    }
+}
+
+const fn refused(kind: SendErrorKind) -> DelegateErrorKind {
+    match kind {
+        SendErrorKind::Closed => DelegateErrorKind::Closed,
+        SendErrorKind::Full => DelegateErrorKind::Full,
+    }
+}
+
+impl<P: Protocol> Clone for Hub<P> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<P: Protocol> std::fmt::Debug for Hub<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hub").field("sessions", &self.sessions()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,576 @@
+//! Deadlines, timers, cancels and the ways out on the simulated system: instants that no test could wait for, and what
+//! a kernel does rarely.
+//!
+//! As `simulated.rs`: one thread, an embedded loop, time in the test's hand. Run by `ci/sim.sh`.
+
+#![cfg(gaio_sim)]
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use gaio::sim::{Clock, Config, Peer, World};
+use gaio::{
+    Conn, EmbeddedWatcher, Event, Half, Limits, Op, OpError, OpId, Options, Outcome, Submitter, WaitError, Watcher,
+};
+
+/// What a deadline may be late by: it is rounded up to 2²⁰ ns.
+const TICK: Duration = Duration::from_nanos(1 << 20);
+const MILLISECOND: Duration = Duration::from_millis(1);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A world, and a loop in it. Contexts are numbers.
+struct Desk {
+    world: World,
+    watcher: EmbeddedWatcher<u32>,
+    submitter: Submitter<u32>,
+}
+
+fn desk_with(config: impl FnOnce(&mut Config), limits: impl FnOnce(&mut Limits)) -> Desk {
+    let world = World::enter();
+    world.configure(|own| {
+        own.clock = Clock::Manual;
+        config(own);
+    });
+    let mut own = Limits::default();
+    limits(&mut own);
+    let (watcher, submitter) = EmbeddedWatcher::new_for(Options::default().limits(own)).unwrap();
+    Desk { world, watcher, submitter }
+}
+
+fn desk() -> Desk {
+    desk_with(|_| (), |_| ())
+}
+
+#[derive(Debug, PartialEq)]
+enum Got {
+    Bytes(Vec<u8>),
+    Readable,
+    Wrote,
+    ShutDown,
+    Closed,
+    /// With the bytes that were left.
+    Detached(Vec<u8>),
+    Eof(Vec<u8>),
+    /// Which half, after how many bytes, and how it is called.
+    Failed(Half, usize, String),
+    Rang,
+    Silenced(String),
+}
+
+fn of(event: Event<'_, u32>) -> (u32, Got) {
+    let (context, outcome) = match event {
+        Event::Done { context, outcome, .. } => (context, outcome),
+        Event::Timer { context, result: Ok(()) } => return (context, Got::Rang),
+        Event::Timer { context, result: Err(error) } => return (context, Got::Silenced(format!("{error:?}"))),
+        other => panic!("{other:?}"),
+    };
+    let got = match outcome {
+        Outcome::Read(bytes) => Got::Bytes(bytes),
+        Outcome::Pooled(bytes) => Got::Bytes(bytes.to_vec()),
+        Outcome::Leased(lease) => Got::Bytes(lease.to_vec()),
+        Outcome::Readable => Got::Readable,
+        Outcome::Wrote(_) => Got::Wrote,
+        Outcome::ShutDown => Got::ShutDown,
+        Outcome::Closed => Got::Closed,
+        Outcome::Detached(detached) => Got::Detached(detached.leftover.to_vec()),
+        Outcome::Eof(bytes) => Got::Eof(bytes.unwrap_or_default()),
+        Outcome::Failed(failure) => {
+            let name = match &failure.error {
+                OpError::Os(error) => format!("{:?}", error.kind()),
+                other => format!("{other:?}"),
+            };
+            Got::Failed(failure.half, failure.transferred, name)
+        }
+    };
+    (context, got)
+}
+
+impl Desk {
+    fn conn(&self) -> (Conn<u32>, Peer) {
+        let (socket, peer) = self.world.pair();
+        (self.submitter.delegate(socket).unwrap(), peer)
+    }
+
+    /// What there is without time passing: turns until two of them bring nothing.
+    fn events(&mut self) -> Vec<(u32, Got)> {
+        let mut got = Vec::new();
+        let mut quiet = 0;
+        while quiet < 2 {
+            let batch = self.watcher.turn(Some(Duration::ZERO)).unwrap();
+            quiet = if batch.len() == 0 { quiet + 1 } else { 0 };
+            got.extend(batch.map(of));
+        }
+        got
+    }
+
+    fn after(&mut self, time: Duration) -> Vec<(u32, Got)> {
+        self.world.advance(time);
+        self.events()
+    }
+}
+
+fn late(half: Half, transferred: usize) -> Got {
+    Got::Failed(half, transferred, "TimedOut".into())
+}
+
+fn cancelled(half: Half, transferred: usize) -> Got {
+    Got::Failed(half, transferred, "Cancelled".into())
+}
+
+fn broken() -> Got {
+    Got::Failed(Half::Write, 0, "Broken".into())
+}
+
+fn named<K>(op: Op<'_, u32, K>, context: u32) -> OpId {
+    let (op, id) = op.named();
+    op.submit_with(context).unwrap();
+    id
+}
+
+fn received(peer: &Peer) -> Result<Vec<u8>, ErrorKind> {
+    let mut buf = [0; 512];
+    peer.recv(&mut buf).map(|len| buf[..len].to_vec()).map_err(|error| error.kind())
+}
+
+// --- instants ----------------------------------------------------------------------------------------------------
+
+/// Not a nanosecond early, and no more than a tick late, however far away: to the edges of 31, 32 and more bits of
+/// milliseconds, and beyond a level of the wheel.
+#[test]
+fn deadlines_near_and_far_are_met_to_the_tick() {
+    let milliseconds = [0u64, 1, 63, 64, 65, 4_095, 4_096, 300_000, (1 << 31) - 1, 1 << 31, (1 << 31) + 1, 1 << 32];
+    let mut times: Vec<Duration> = milliseconds.map(Duration::from_millis).to_vec();
+    times.extend([1, 999_999, 1 << 20, (1 << 20) + 1, 1 << 40].map(Duration::from_nanos));
+    times.extend([10_000 * DAY, 13_000 * DAY]);
+    for offset in [0, 1, (1 << 20) - 1, 77_777_777] {
+        for time in &times {
+            let mut desk = desk();
+            desk.world.advance(Duration::from_nanos(offset));
+            let (conn, _peer) = desk.conn();
+            let begun = desk.world.now();
+            conn.read_leased().within(*time).submit_with(1).unwrap();
+            desk.submitter.timer(*time).submit_with(2).unwrap();
+            let over = (begun + *time).max(Duration::from_nanos(1));
+            let mut seen = Vec::new();
+            if let Some(early) = (over - begun).checked_sub(Duration::from_nanos(1)) {
+                seen.extend(desk.after(early));
+                // The first tick of the loop's clock is as good as its beginning.
+                assert!(seen.is_empty() || over <= TICK, "{time:?} at {begun:?}: early by a nanosecond, {seen:?}");
+            }
+            seen.extend(desk.after(Duration::from_nanos(1)));
+            seen.extend(desk.after(TICK));
+            seen.sort_by_key(|(context, _)| *context);
+            assert_eq!(seen, [(1, late(Half::Read, 0)), (2, Got::Rang)], "{time:?} at {begun:?}");
+        }
+    }
+}
+
+#[test]
+fn the_clock_at_its_end() {
+    let mut desk = desk();
+    let (conn, peer) = desk.conn();
+    conn.read_exact(Vec::new(), 1).within(Duration::MAX).submit_with(1).unwrap();
+    conn.read_exact(Vec::new(), 1).within(Duration::from_nanos(u64::MAX - 1)).submit_with(2).unwrap();
+    conn.read_exact(Vec::new(), 1).within(40 * 365 * DAY).submit_with(3).unwrap();
+    desk.submitter.timer(Duration::MAX).submit_with(4).unwrap();
+    assert_eq!(desk.events(), []);
+    // 36 years are counted, what is beyond is never; a timer has 584.
+    assert_eq!(desk.after(100 * 365 * DAY), []);
+    peer.send(b"abc").unwrap();
+    let got = |byte: &[u8]| Got::Bytes(byte.to_vec());
+    assert_eq!(desk.events(), [(1, got(b"a")), (2, got(b"b")), (3, got(b"c"))]);
+    // Where time itself is over, so is everything.
+    conn.read_leased().within(Duration::ZERO).submit_with(5).unwrap();
+    assert_eq!(desk.after(Duration::from_nanos(u64::MAX)), [(4, Got::Rang), (5, late(Half::Read, 0))]);
+    conn.write(b"x").within(Duration::MAX).submit_with(6).unwrap();
+    assert_eq!(desk.events(), [(6, Got::Wrote)]);
+}
+
+/// One jump over all of them: each is told once, in the order of their instants, and nothing of what comes after.
+#[test]
+fn a_jump_of_the_clock() {
+    let mut desk = desk();
+    let conns: Vec<_> = (0..50).map(|_| desk.conn()).collect();
+    for (i, (conn, _)) in (0..).zip(&conns) {
+        let time = Duration::from_secs(u64::from(i * 7_919 % 50 + 1)) * 3_600;
+        conn.read_pooled().within(time).submit_with(i).unwrap();
+        desk.submitter.timer(time + Duration::from_secs(1)).submit_with(1_000 + i).unwrap();
+    }
+    let (conn, _peer) = desk.conn();
+    conn.read_pooled().within(1_000 * DAY).submit_with(9_999).unwrap();
+    assert_eq!(desk.events(), []);
+    let got = desk.after(100 * DAY);
+    assert_eq!(got.len(), 100);
+    let order: Vec<u32> = got.iter().map(|(context, _)| context % 1_000 * 7_919 % 50).collect();
+    assert!(order.is_sorted(), "{order:?}");
+    assert!(got.chunks(2).all(|two| two[0].1 == late(Half::Read, 0) && two[1].1 == Got::Rang));
+    assert_eq!(desk.events(), []);
+    assert_eq!(desk.submitter.load(), 1);
+}
+
+/// The loop sleeps to the earliest, whatever is armed or taken back meanwhile; and not in steps.
+#[test]
+fn a_sleeping_loop_is_led_by_its_earliest_deadline() {
+    let mut desk = desk_with(|config| config.clock = Clock::Patient, |_| ());
+    let (conn, _peer) = desk.conn();
+    conn.read_pooled().within(30 * DAY).submit_with(1).unwrap();
+    let soon = named(conn.read_pooled().within(DAY), 2);
+    conn.read_pooled().within(2 * DAY).submit_with(3).unwrap();
+    conn.cancel(soon).unwrap();
+    assert_eq!(desk.watcher.turn(None).unwrap().map(of).collect::<Vec<_>>(), [(2, cancelled(Half::Read, 0))]);
+    let before = desk.submitter.counters().polls;
+    assert_eq!(desk.watcher.turn(None).unwrap().map(of).collect::<Vec<_>>(), [(3, late(Half::Read, 0))]);
+    assert!((2 * DAY..2 * DAY + TICK).contains(&desk.world.now()), "{:?}", desk.world.now());
+    assert!(desk.submitter.counters().polls <= before + 8, "one for each level of the wheel, at most");
+    conn.read_pooled().within(MILLISECOND).submit_with(4).unwrap();
+    assert_eq!(desk.watcher.turn(None).unwrap().map(of).collect::<Vec<_>>(), [(4, late(Half::Read, 0))]);
+    assert!(desk.world.now() < 2 * DAY + 2 * MILLISECOND + 2 * TICK);
+    assert_eq!(desk.watcher.turn(None).unwrap().map(of).collect::<Vec<_>>(), [(1, late(Half::Read, 0))]);
+    assert!((30 * DAY..30 * DAY + TICK).contains(&desk.world.now()));
+}
+
+/// Tried first, also if every attempt is answered with a pending first: then it is late.
+#[test]
+fn a_deadline_in_the_past() {
+    for pending_first in [false, true] {
+        let mut desk = desk_with(|config| config.pending_first = pending_first, |_| ());
+        desk.world.advance(DAY);
+        let (conn, peer) = desk.conn();
+        peer.send(b"here").unwrap();
+        assert_eq!(desk.events(), []);
+        conn.read_leased().within(Duration::ZERO).submit_with(1).unwrap();
+        desk.world.advance(TICK);
+        let expected = if pending_first { late(Half::Read, 0) } else { Got::Bytes(b"here".to_vec()) };
+        assert_eq!(desk.events(), [(1, expected)]);
+        conn.write(b"x").within(Duration::ZERO).submit_with(2).unwrap();
+        desk.world.advance(TICK);
+        let expected = if pending_first { late(Half::Write, 0) } else { Got::Wrote };
+        assert_eq!(desk.events(), [(2, expected)]);
+        if pending_first {
+            // The edges that were promised come all the same, and find others.
+            conn.read_leased().submit_with(3).unwrap();
+            conn.write(b"y").submit_with(4).unwrap();
+            let mut got = desk.events();
+            got.sort_by_key(|(context, _)| *context);
+            assert_eq!(got, [(3, Got::Bytes(b"here".to_vec())), (4, Got::Wrote)]);
+            assert_eq!(received(&peer).unwrap(), b"y");
+        }
+    }
+}
+
+/// What a deadline and the bytes do if they come in one turn: the bytes go first.
+#[test]
+fn bytes_and_deadline_in_one_turn() {
+    let mut desk = desk();
+    let (conn, peer) = desk.conn();
+    conn.read_leased().within(MILLISECOND).submit_with(1).unwrap();
+    conn.read_exact(Vec::new(), 8).within(MILLISECOND).submit_with(2).unwrap();
+    assert_eq!(desk.events(), []);
+    peer.send(b"first").unwrap();
+    assert_eq!(desk.after(DAY), [(1, Got::Bytes(b"first".to_vec())), (2, late(Half::Read, 0))]);
+    conn.read_exact(Vec::new(), 8).within(MILLISECOND).submit_with(3).unwrap();
+    assert_eq!(desk.events(), []);
+    peer.send(b"sec").unwrap();
+    peer.shutdown_write().unwrap();
+    assert_eq!(desk.after(DAY), [(3, Got::Eof(b"sec".to_vec()))], "the end goes before the deadline, too");
+}
+
+#[test]
+fn a_torn_write_and_those_behind_it() {
+    let mut desk = desk_with(|config| config.buffer = 4, |_| ());
+    let (conn, peer) = desk.conn();
+    conn.write(b"torn apart").within(10 * MILLISECOND).submit_with(1).unwrap();
+    conn.write(b"second").within(5 * MILLISECOND).submit_with(2).unwrap();
+    conn.write(b"third").within(20 * MILLISECOND).submit_with(3).unwrap();
+    conn.write(b"fourth").then_read_pooled().submit_with(4).unwrap();
+    conn.read_pooled().submit_with(5).unwrap();
+    assert_eq!(desk.after(4 * MILLISECOND), []);
+    assert_eq!(
+        desk.after(3 * MILLISECOND),
+        [(2, late(Half::Write, 0))],
+        "its own deadline, in the middle of the queue"
+    );
+    let expected = [(1, late(Half::Write, 4)), (3, broken()), (4, broken())];
+    assert_eq!(desk.after(5 * MILLISECOND), expected);
+    conn.write(b"fifth").submit_with(6).unwrap();
+    assert_eq!(desk.events(), [(6, broken())]);
+    peer.send(b"more").unwrap();
+    assert_eq!(desk.events(), [(5, Got::Bytes(b"more".to_vec()))]);
+    assert_eq!(desk.after(DAY), []);
+    conn.close().submit_with(7).unwrap();
+    assert_eq!(desk.events(), [(7, Got::Closed)]);
+    assert_eq!(received(&peer).unwrap(), b"torn");
+    assert_eq!(received(&peer), Err(ErrorKind::ConnectionReset));
+}
+
+// --- closes ------------------------------------------------------------------------------------------------------
+
+/// Of the bounds that were asked for the earliest counts; the usual one only if none was asked for first.
+#[test]
+fn bounds_of_closes() {
+    let second = Duration::from_secs(1);
+    let never = Duration::MAX;
+    for (bounds, expected) in [
+        (&[None][..], Some(5)),
+        (&[Some(2 * second)], Some(2)),
+        (&[Some(60 * second)], Some(60)),
+        (&[Some(60 * second), None], Some(60)),
+        (&[None, Some(60 * second)], Some(5)),
+        (&[None, Some(2 * second)], Some(2)),
+        (&[Some(9 * second), Some(3 * second), Some(4 * second)], Some(3)),
+        (&[Some(never)], None),
+        (&[Some(never), None], None),
+        (&[Some(never), Some(7 * second)], Some(7)),
+    ] {
+        let mut desk = desk();
+        let (conn, peer) = desk.conn();
+        for (context, bound) in (0..).zip(bounds) {
+            let close = conn.close();
+            if let Some(bound) = bound { close.within(*bound) } else { close }.submit_with(context).unwrap();
+            assert_eq!(desk.events(), []);
+        }
+        let all: Vec<_> = (0..).zip(bounds).map(|(context, _)| (context, Got::Closed)).collect();
+        let Some(expected) = expected else {
+            assert_eq!(desk.after(1_000 * DAY), [], "{bounds:?}");
+            drop(peer);
+            assert_eq!(desk.events(), all);
+            continue;
+        };
+        assert_eq!(desk.after(expected * second - MILLISECOND), [], "{bounds:?}");
+        assert_eq!(desk.after(MILLISECOND + TICK), all, "{bounds:?}");
+        assert_eq!(desk.submitter.counters().closed_hard, 1);
+    }
+}
+
+#[test]
+fn into_fd_has_its_time_and_no_more() {
+    let second = Duration::from_secs(1);
+    for (bound, expected) in [(None, 5), (Some(second), 1), (Some(60 * second), 60)] {
+        let mut desk = desk_with(|config| config.buffer = 2, |_| ());
+        let (conn, peer) = desk.conn();
+        conn.write(b"stuck").submit_with(1).unwrap();
+        let op = conn.into_fd();
+        if let Some(bound) = bound { op.within(bound) } else { op }.submit_with(2).unwrap();
+        assert_eq!(desk.events(), []);
+        assert_eq!(desk.after(expected * second - MILLISECOND), []);
+        let failed = [(1, Got::Failed(Half::Write, 2, "Released".into())), (2, late(Half::Write, 0))];
+        assert_eq!(desk.after(MILLISECOND + TICK), failed);
+        assert_eq!(received(&peer).unwrap(), b"st");
+        assert_eq!(received(&peer), Err(ErrorKind::ConnectionReset));
+    }
+}
+
+// --- cancels -----------------------------------------------------------------------------------------------------
+
+#[test]
+fn cancels_through_pendings() {
+    let mut desk = desk_with(|config| config.pending_first = true, |_| ());
+    let (conn, peer) = desk.conn();
+    let read = named(conn.read_exact(Vec::new(), 4), 1);
+    let write = named(conn.write(b"never"), 2);
+    conn.cancel(write).unwrap();
+    conn.cancel(read).unwrap();
+    assert_eq!(desk.events(), [(2, cancelled(Half::Write, 0)), (1, cancelled(Half::Read, 0))]);
+    conn.write(b"q").then_read_leased().submit_with(3).unwrap();
+    assert_eq!(desk.events(), []);
+    assert_eq!(received(&peer).unwrap(), b"q");
+    peer.send(b"a").unwrap();
+    assert_eq!(desk.events(), [(3, Got::Bytes(b"a".to_vec()))]);
+    assert_eq!(desk.submitter.counters().cancels_missed, 0);
+}
+
+/// Each place of a queue, with a buffer in which hardly anything fits.
+#[test]
+fn any_of_the_writes_in_a_narrow_socket() {
+    for gone in 0..5 {
+        let mut desk = desk_with(|config| config.buffer = 3, |_| ());
+        let (conn, peer) = desk.conn();
+        let ids: Vec<OpId> = (0..5u8).map(|i| named(conn.write(vec![i; 5]), i.into())).collect();
+        assert_eq!(desk.events(), []);
+        conn.cancel(ids[gone]).unwrap();
+        let mut got = desk.events();
+        let mut bytes = Vec::new();
+        while let Ok(part) = received(&peer) {
+            bytes.extend(part);
+            got.extend(desk.events());
+        }
+        let gone = u32::try_from(gone).unwrap();
+        if gone == 0 {
+            assert_eq!(bytes, [0, 0, 0]);
+            let expected: Vec<_> = (1..5).map(|i| (i, broken())).collect();
+            assert_eq!((&got[0], &got[1..]), (&(0, cancelled(Half::Write, 3)), &expected[..]));
+        } else {
+            let rest = (0..5).filter(|i| *i != gone);
+            let expected: Vec<_> = rest.clone().map(|i| (i, Got::Wrote)).collect();
+            assert_eq!((&got[0], &got[1..]), (&(gone, cancelled(Half::Write, 0)), &expected[..]));
+            let expected: Vec<u8> = rest.flat_map(|i| [u8::try_from(i).unwrap(); 5]).collect();
+            assert_eq!(bytes, expected);
+        }
+    }
+}
+
+// --- bytes that come with a socket -------------------------------------------------------------------------------
+
+#[test]
+fn what_is_left_goes_first_through_any_fragmentation() {
+    for buffer in [1, 2, 64] {
+        for pending_first in [false, true] {
+            for budget in [1, 3, 1 << 19] {
+                let mut desk = desk_with(
+                    |config| (config.buffer, config.pending_first) = (buffer, pending_first),
+                    |limits| limits.bytes_per_turn = budget,
+                );
+                let (socket, peer) = desk.world.pair();
+                let conn = desk.submitter.delegate_with(socket, &b"abcdefg"[..]).unwrap();
+                conn.readable().submit_with(0).unwrap();
+                conn.read_exact(Vec::new(), 5).submit_with(1).unwrap();
+                conn.read_exact(Vec::new(), 6).submit_with(2).unwrap();
+                conn.read_exact(Vec::new(), 2).submit_with(3).unwrap();
+                let mut got = desk.events();
+                for byte in b"hijklm" {
+                    peer.send(&[*byte]).unwrap();
+                    got.extend(desk.events());
+                }
+                let bytes = |bytes: &[u8]| Got::Bytes(bytes.to_vec());
+                let expected = [(0, Got::Readable), (1, bytes(b"abcde")), (2, bytes(b"fghijk")), (3, bytes(b"lm"))];
+                assert_eq!(got, expected, "buffer {buffer}, {pending_first}, budget {budget}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_left_leaves_with_the_socket() {
+    let mut desk = desk();
+    let (socket, peer) = desk.world.pair();
+    let conn = desk.submitter.delegate_with(socket, &b"abcdefg"[..]).unwrap();
+    conn.read_exact(Vec::new(), 3).submit_with(1).unwrap();
+    conn.into_fd().submit_with(2).unwrap();
+    conn.read_leased().submit_with(3).unwrap();
+    let got = desk.events();
+    let closed = (3, Got::Failed(Half::Read, 0, "Closed".into()));
+    assert_eq!(got, [(1, Got::Bytes(b"abc".to_vec())), (2, Got::Detached(b"defg".to_vec())), closed]);
+    assert_eq!(received(&peer).unwrap(), b"", "nobody took the socket out of the event");
+    assert_eq!(desk.submitter.counters().sessions, 0);
+}
+
+/// The session's place and its descriptor's number are somebody else's by then, and the deadlines are gone with it.
+#[test]
+fn a_detached_connection_leaves_nothing_in_the_loop() {
+    let mut desk = desk_with(|config| config.buffer = 2, |_| ());
+    for round in 0..50 {
+        let (conn, peer) = desk.conn();
+        conn.read_pooled().within(MILLISECOND).submit_with(1).unwrap();
+        conn.write(b"abc").then_read_leased().within(MILLISECOND).submit_with(2).unwrap();
+        conn.into_fd().within(MILLISECOND).submit_with(3).unwrap();
+        assert_eq!(desk.events(), [(1, Got::Failed(Half::Read, 0, "Released".into()))], "round {round}");
+        assert_eq!(received(&peer).unwrap(), b"ab");
+        let released = (2, Got::Failed(Half::Read, 0, "Released".into()));
+        assert_eq!(desk.events(), [released, (3, Got::Detached(vec![]))], "round {round}");
+        assert_eq!(desk.after(DAY), []);
+        let counters = desk.submitter.counters();
+        assert_eq!((desk.submitter.load(), counters.sessions, counters.expired, counters.closed_hard), (0, 0, 0, 0));
+    }
+}
+
+// --- a panic in user code, and the end ---------------------------------------------------------------------------
+
+/// The owner of bytes, whose drop panics. Not while another panic goes on: that would abort the test.
+struct Bomb(Arc<AtomicUsize>);
+
+impl AsRef<[u8]> for Bomb {
+    fn as_ref(&self) -> &[u8] {
+        b"bomb"
+    }
+}
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        assert!(std::thread::panicking(), "on purpose");
+    }
+}
+
+/// Wherever the bytes that came with a socket are dropped: everything that was accepted completes, with its buffer.
+#[test]
+fn a_panic_in_the_drop_of_what_came_with_a_socket() {
+    for ending in ["read", "release", "close", "last handle", "refused by a loop that fails"] {
+        let world = World::enter();
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let (mut watcher, submitter) = Watcher::<u32>::spawn_for(Options::default()).unwrap();
+        let bomb = || Bytes::from_owner(Bomb(dropped.clone()));
+        let (socket, peer) = world.pair();
+        let conn = submitter.delegate_with(socket, bomb()).unwrap();
+        let (other, _other_peer) = world.pair();
+        let other = submitter.delegate_with(other, bomb()).unwrap();
+        // Not to be read by it: it would have to wait.
+        other.write(b"x").then_read_pooled().submit_with(100).unwrap();
+        submitter.timer(DAY).submit_with(101).unwrap();
+        let mut bombs = 2;
+        match ending {
+            "read" => conn.read_exact(Vec::with_capacity(8), 4).submit_with(1).unwrap(),
+            "release" => {
+                conn.read_exact(Vec::with_capacity(8), 8).submit_with(0).unwrap();
+                conn.release().submit_with(1).unwrap();
+            }
+            "close" => {
+                drop(peer);
+                conn.close().submit_with(1).unwrap();
+            }
+            "last handle" => drop((peer, conn)),
+            _ => {
+                conn.release().submit_with(1).unwrap();
+                for _ in 0..3 {
+                    let (socket, _) = world.pair();
+                    if submitter.delegate_with(socket, bomb()).is_ok() {
+                        bombs += 1;
+                    }
+                }
+            }
+        }
+        let mut got = Vec::new();
+        let end = loop {
+            match watcher.wait() {
+                Ok(batch) => got.extend(batch.map(of)),
+                Err(end) => break end,
+            }
+        };
+        assert_eq!(end, WaitError::LoopFailed, "{ending}");
+        got.sort_by_key(|(context, _)| *context);
+        let released = (0, Got::Failed(Half::Read, 4, "Released".into()));
+        let before = match ending {
+            "read" => vec![(1, Got::Bytes(b"bomb".to_vec()))],
+            "release" => vec![released, (1, Got::Closed)],
+            "last handle" => vec![],
+            _ => vec![(1, Got::Closed)],
+        };
+        let n = before.len();
+        assert_eq!(got[..n], before, "{ending}");
+        assert_eq!(got.len(), n + 2, "{ending}: {got:?}");
+        assert_eq!(got[n + 1], (101, Got::Silenced("LoopFailed".into())), "{ending}");
+        drop((watcher, other, submitter));
+        assert_eq!(dropped.load(Ordering::Relaxed), bombs, "{ending}");
+    }
+}
+
+#[test]
+fn nothing_is_left_when_the_watcher_is_gone() {
+    let desk = desk();
+    let (conn, peer) = desk.conn();
+    conn.read(Vec::with_capacity(8)).within(DAY).submit_with(1).unwrap();
+    let id = named(conn.read_exact(Vec::new(), 8), 2);
+    desk.submitter.timer(DAY).submit_with(3).unwrap();
+    let (socket, _) = desk.world.pair();
+    let left = desk.submitter.delegate_with(socket, &b"left"[..]).unwrap();
+    left.into_fd().submit_with(4).unwrap();
+    conn.cancel(id).unwrap();
+    let Desk { world, watcher, submitter } = desk;
+    drop(watcher);
+    assert!(conn.cancel(id).is_err());
+    drop((conn, left, submitter));
+    assert_eq!(world.open_descriptors(), 0);
+    assert_eq!(received(&peer), Ok(vec![]));
+}

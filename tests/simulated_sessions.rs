@@ -1,0 +1,392 @@
+//! Typed sessions on the simulated system: time limits to the instant, and what a kernel does rarely.
+//!
+//! One thread, one loop, and the peers in the test's hand: each test comes out the same every time. Run by `ci/sim.sh`.
+
+#![cfg(gaio_sim)]
+
+#[path = "support/sessions.rs"]
+mod scripted;
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use gaio::sim::{Clock, Config, Peer, World};
+use gaio::{Expect, LengthField, SessionLimits, TimeLimit};
+use scripted::{Books, Log, Rig, Scripted, Seen, Then, frame, note, order, usual};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Limits are told apart by so much.
+const TICK: Duration = Duration::from_millis(3);
+
+struct Desk {
+    rig: Rig,
+    world: World,
+    /// Looked at when the loop has gone.
+    _books: Books,
+}
+
+fn desk_with(config: impl FnOnce(&mut Config), limits: impl FnOnce(&mut SessionLimits)) -> Desk {
+    let books = Books::open();
+    let world = World::enter();
+    world.configure(|own| {
+        own.clock = Clock::Manual;
+        config(own);
+    });
+    Desk { rig: Rig::with(limits), world, _books: books }
+}
+
+fn desk() -> Desk {
+    desk_with(|_| (), |_| ())
+}
+
+impl Desk {
+    /// Serves everything that there is without time passing.
+    fn settle(&mut self) {
+        for _ in 0..12 {
+            self.rig.sessions.turn(Some(Duration::ZERO)).unwrap();
+        }
+    }
+
+    /// Lets time pass, asleep.
+    fn pass(&mut self, time: Duration) {
+        self.world.advance(time);
+        self.settle();
+    }
+
+    fn session(&mut self, (state, log): (Scripted, Log)) -> (Log, Peer) {
+        let (socket, peer) = self.world.pair();
+        self.rig.hub.adopt(socket, state).map_err(|(error, _)| error).unwrap();
+        self.settle();
+        assert_eq!(log.take(), [Seen::Open]);
+        (log, peer)
+    }
+}
+
+/// Stays, whatever happens, but for the peer's end.
+fn patient(expect: Expect) -> (Scripted, Log) {
+    Scripted::new(expect, |seen, _| if let Seen::Timeout(_) = seen { Then::Stay } else { usual(seen) })
+}
+
+fn received(peer: &Peer) -> Result<Vec<u8>, ErrorKind> {
+    let mut buf = [0; 4_096];
+    peer.recv(&mut buf).map(|len| buf[..len].to_vec()).map_err(|error| error.kind())
+}
+
+const FRAME: Seen = Seen::Timeout(TimeLimit::Frame(SECOND));
+const IDLE: Seen = Seen::Timeout(TimeLimit::Idle(SECOND));
+
+// --- time limits --------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_frames_limit_begins_with_its_first_byte_however_long_the_session_was_idle() {
+    let mut desk = desk();
+    let (log, peer) = desk.session(patient(Expect::until(b"\n").within(SECOND)));
+    for pause in [10 * SECOND, 3600 * SECOND] {
+        desk.pass(pause);
+        peer.send(b"begin").unwrap();
+        desk.settle();
+        desk.pass(SECOND - TICK);
+        assert_eq!(log.take(), [], "its time is not over");
+        peer.send(b"\n").unwrap();
+        desk.settle();
+        assert_eq!(log.take(), [frame(b"begin")]);
+    }
+    desk.pass(10 * SECOND);
+    assert_eq!(log.take(), [], "no frame has begun");
+}
+
+#[test]
+fn bytes_and_messages_do_not_extend_a_frames_limit() {
+    let mut desk = desk();
+    let (log, peer) = desk.session(patient(Expect::until(b"\n").within(SECOND)));
+    for _ in 0..9 {
+        peer.send(b"x").unwrap();
+        log.send(note("still there?"));
+        desk.settle();
+        desk.pass(SECOND / 10);
+    }
+    assert!(!log.has(&FRAME));
+    log.take();
+    desk.pass(SECOND / 10 + TICK);
+    assert_eq!(log.take(), [FRAME]);
+    // It goes on, and so the limit begins anew.
+    desk.pass(SECOND - TICK);
+    assert_eq!(log.take(), []);
+    desk.pass(2 * TICK);
+    assert_eq!(log.take(), [FRAME]);
+    // The next frame has a limit of its own: so many may come, one after the other.
+    peer.send(b"\n").unwrap();
+    desk.settle();
+    for _ in 0..5 {
+        peer.send(b"one\nbegun").unwrap();
+        desk.settle();
+        desk.pass(SECOND - TICK);
+    }
+    assert!(!log.has(&FRAME));
+}
+
+#[test]
+fn an_idle_limit_runs_from_the_state_to_the_first_byte() {
+    let mut desk = desk();
+    let (log, peer) = desk.session(patient(Expect::until(b"\n").idle_within(SECOND)));
+    desk.pass(SECOND - TICK);
+    log.send(note("does not extend it"));
+    desk.settle();
+    log.take();
+    desk.pass(2 * TICK);
+    assert_eq!(log.take(), [IDLE]);
+    peer.send(b"be").unwrap();
+    desk.settle();
+    desk.pass(10 * SECOND);
+    assert_eq!(log.take(), [], "the frame has begun");
+    peer.send(b"gun\n").unwrap();
+    desk.settle();
+    desk.pass(SECOND - TICK);
+    assert_eq!(log.take(), [frame(b"begun")]);
+    desk.pass(2 * TICK);
+    assert_eq!(log.take(), [IDLE]);
+    // By default a timeout closes.
+    let (log, _peer) = desk.session(Scripted::quiet(Expect::any().idle_within(SECOND)));
+    desk.pass(SECOND + TICK);
+    assert_eq!(log.take(), [IDLE]);
+    desk.pass(5 * SECOND + TICK);
+    assert_eq!(log.end().as_deref(), Some("closed"));
+}
+
+#[test]
+fn a_state_that_expects_nothing_has_its_limit_too_with_input_waiting() {
+    let mut desk = desk();
+    let (log, peer) = desk.session(Scripted::new(Expect::until(b"\n"), |seen, _| match seen {
+        Seen::Frame(_) => Then::Expect(Expect::nothing().idle_within(SECOND).within(SECOND)),
+        _ => Then::Stay,
+    }));
+    peer.send(b"ask\nand ask again\n").unwrap();
+    desk.settle();
+    assert_eq!(log.take(), [frame(b"ask")]);
+    desk.pass(SECOND - TICK);
+    assert_eq!(log.take(), []);
+    desk.pass(2 * TICK);
+    assert_eq!(log.take(), [IDLE]);
+}
+
+#[test]
+fn another_expectation_has_another_limit() {
+    let mut desk = desk();
+    let long = Expect::until(b"\n").within(10 * SECOND);
+    let (log, peer) = desk.session(patient(long));
+    peer.send(b"x").unwrap();
+    desk.settle();
+    // Shorter: the timer that is armed would be too late.
+    log.send(order(|_| Then::Expect(Expect::until(b"\n").within(SECOND))));
+    desk.settle();
+    log.take();
+    desk.pass(SECOND - TICK);
+    assert_eq!(log.take(), []);
+    desk.pass(2 * TICK);
+    assert_eq!(log.take(), [FRAME]);
+    // None: the one that is armed must do nothing.
+    log.send(order(|_| Then::Expect(Expect::until(b"\n"))));
+    desk.settle();
+    log.take();
+    let expired = desk.rig.hub.counters().expired;
+    desk.pass(100 * SECOND);
+    assert_eq!((log.take(), desk.rig.hub.counters().expired), (vec![], expired));
+}
+
+#[test]
+fn while_output_waits_the_limit_is_that_of_taking_it() {
+    let mut desk = desk_with(|config| config.buffer = 1_000, |limits| (limits.high_water, limits.low_water) = (500, 0));
+    let (log, peer) = desk.session(patient(Expect::until(b"\n").within(SECOND)));
+    peer.send(b"one\ntw").unwrap();
+    desk.settle();
+    log.send(order(|io| {
+        io.write(&[0; 2_000]);
+        Then::Stay
+    }));
+    desk.settle();
+    log.take();
+    desk.pass(SECOND - TICK);
+    // The peer takes it in the nick of time; only then the rest of its frame can be read.
+    for _ in 0..3 {
+        let _ = received(&peer);
+        desk.settle();
+    }
+    assert_eq!(log.take(), [Seen::Drained]);
+    desk.pass(SECOND - TICK);
+    assert_eq!(log.take(), []);
+    peer.send(b"o\n").unwrap();
+    desk.settle();
+    assert_eq!(log.take(), [frame(b"two")]);
+}
+
+// --- timers -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn timers_come_in_their_order_and_are_replaced_cancelled_and_forgotten() {
+    let mut desk = desk();
+    let (log, _peer) = desk.session(Scripted::quiet(Expect::any()));
+    log.send(order(|io| {
+        io.timer(1, 3 * SECOND);
+        io.timer(2, SECOND);
+        io.timer(3, 2 * SECOND);
+        io.timer(3, 4 * SECOND); // instead
+        io.timer(4, SECOND);
+        io.cancel_timer(4);
+        io.cancel_timer(99);
+        Then::Stay
+    }));
+    desk.settle();
+    log.take();
+    for (after, name) in [(1, 2), (3, 1), (4, 3)] {
+        desk.pass(after * SECOND - desk.world.now() - TICK);
+        assert_eq!(log.take(), [], "before {after} s");
+        desk.pass(2 * TICK);
+        assert_eq!(log.take(), [Seen::Timer(name)]);
+    }
+    // One that is set in its own callback; one due at once; one for ever.
+    log.send(order(|io| {
+        io.timer(5, Duration::ZERO);
+        io.timer(6, Duration::MAX);
+        Then::Stay
+    }));
+    desk.settle();
+    desk.pass(TICK);
+    assert_eq!(log.take().last(), Some(&Seen::Timer(5)));
+    // A session's timers end with it: nobody else has its name.
+    log.send(order(|io| {
+        io.timer(7, SECOND);
+        Then::Abort
+    }));
+    desk.settle();
+    let (other, _peer) = desk.session(Scripted::quiet(Expect::any()));
+    let expired = desk.rig.hub.counters().expired;
+    desk.pass(2 * SECOND);
+    assert_eq!((other.take(), desk.rig.hub.counters().expired), (vec![], expired));
+}
+
+#[test]
+fn many_timers_of_many_sessions_all_come() {
+    let mut desk = desk();
+    let sessions: Vec<_> = (0..20).map(|_| desk.session(Scripted::quiet(Expect::any()))).collect();
+    for (log, _) in &sessions {
+        log.send(order(|io| {
+            (0..500).for_each(|i| io.timer(i, Duration::from_millis(10 * (i % 50))));
+            Then::Stay
+        }));
+    }
+    desk.settle();
+    desk.pass(SECOND);
+    for (log, _) in &sessions {
+        let mut names: Vec<u64> = log
+            .take()
+            .into_iter()
+            .filter_map(|seen| if let Seen::Timer(name) = seen { Some(name) } else { None })
+            .collect();
+        assert!(names.windows(2).all(|two| two[0] % 50 <= two[1] % 50), "by their time");
+        names.sort_unstable();
+        assert_eq!(names, (0..500).collect::<Vec<_>>());
+    }
+}
+
+// --- connects, closes, the end ------------------------------------------------------------------------------------
+
+#[test]
+fn a_connect_that_nobody_answers_is_given_up() {
+    {
+        let mut desk = desk_with(|_| (), |limits| limits.connect_within = SECOND);
+        let remote = desk.world.remote();
+        let (state, log) = Scripted::quiet(Expect::any());
+        desk.rig.hub.connect(remote.addr(), state).map_err(|_| ()).unwrap();
+        desk.settle();
+        desk.pass(SECOND - TICK);
+        assert_eq!(log.take(), []);
+        desk.pass(2 * TICK);
+        assert!(log.end().is_some_and(|end| end.contains("timed out")), "{:?}", log.all());
+        drop(remote.attempt().unwrap().accept());
+        // One that is answered in time lives on; one that is refused says so.
+        for fate in [None, Some(ErrorKind::ConnectionRefused), Some(ErrorKind::NetworkUnreachable)] {
+            let (state, log) = Scripted::quiet(Expect::any());
+            desk.rig.hub.connect(remote.addr(), state).map_err(|_| ()).unwrap();
+            desk.settle();
+            desk.pass(SECOND / 2);
+            let attempt = remote.attempt().unwrap();
+            let _peer = match fate {
+                None => Some(attempt.accept()),
+                Some(kind) => {
+                    attempt.fail(kind);
+                    None
+                }
+            };
+            desk.settle();
+            desk.pass(10 * SECOND);
+            match fate {
+                None => assert_eq!(log.all(), [Seen::Open]),
+                Some(_) => assert!(matches!(&log.all()[..], [Seen::End(_)]), "{:?}", log.all()),
+            }
+        }
+        assert_eq!(desk.rig.hub.counters().ended_by_system, 3);
+    }
+}
+
+#[test]
+fn a_shutdown_tells_everybody_waits_for_its_grace_and_no_longer() {
+    {
+        let mut desk = desk();
+        let remote = desk.world.remote();
+        let (closes, _one) = desk.session(Scripted::quiet(Expect::any()));
+        let (stays, _two) = desk.session(Scripted::new(Expect::any(), |_, _| Then::Stay));
+        let (state, connecting) = Scripted::quiet(Expect::any());
+        desk.rig.hub.connect(remote.addr(), state).map_err(|_| ()).unwrap();
+        let (state, late) =
+            Scripted::new(Expect::any(), |seen, _| if *seen == Seen::Open { Then::Stay } else { usual(seen) });
+        desk.rig.hub.connect(remote.addr(), state).map_err(|_| ()).unwrap();
+        desk.settle();
+        desk.rig.hub.shutdown(SECOND);
+        desk.settle();
+        assert_eq!(closes.take(), [Seen::Shutdown]);
+        assert_eq!(stays.take(), [Seen::Shutdown]);
+        assert_eq!((connecting.all(), late.all()), (vec![], vec![]), "they have not begun");
+        let _never = remote.attempt().unwrap();
+        let _peer = remote.attempt().unwrap().accept();
+        desk.settle();
+        assert_eq!(late.take(), [Seen::Open, Seen::Shutdown], "it is told as it begins");
+        drop(_one);
+        desk.settle();
+        assert_eq!(closes.take(), [Seen::End("closed".into())]);
+        desk.world.advance(SECOND + TICK);
+        while desk.rig.sessions.turn(Some(Duration::ZERO)).is_ok() {}
+        for log in [stays, connecting, late] {
+            assert_eq!(log.take(), [Seen::End("the loop has ended".into())]);
+        }
+        assert_eq!(desk.rig.hub.counters().ended_by_shutdown, 3);
+        let (socket, _peer) = desk.world.pair();
+        let (state, _) = Scripted::quiet(Expect::any());
+        let (error, state) = desk.rig.hub.adopt(socket, state).unwrap_err();
+        assert!(matches!(error.kind, gaio::DelegateErrorKind::Closed));
+        state.strike_off();
+    }
+}
+
+#[test]
+fn everything_works_though_every_call_is_pending_first() {
+    {
+        let mut desk = desk_with(|config| (config.pending_first, config.buffer) = (true, 100), |_| ());
+        let (state, log) = Scripted::quiet(Expect::length(LengthField::byte()));
+        let (log, peer) = desk.session((state.echoing(), log));
+        let mut got = Vec::new();
+        for text in ["one", "two and a bit", "three"] {
+            peer.send(&[u8::try_from(text.len()).unwrap()]).unwrap();
+            desk.settle();
+            peer.send(text.as_bytes()).unwrap();
+            desk.settle();
+            got.extend(received(&peer).unwrap());
+        }
+        assert_eq!(got, b"onetwo and a bitthree");
+        peer.shutdown_write().unwrap();
+        desk.settle();
+        assert_eq!(received(&peer).unwrap(), b"");
+        drop(peer);
+        desk.settle();
+        assert_eq!(log.end().as_deref(), Some("closed"));
+    }
+}
