@@ -103,3 +103,17 @@ fn random_scripts() {
     let missing: Vec<_> = total.values().filter(|(fault, times)| *times == 0 && !NOT_YET.contains(fault)).collect();
     assert!(count < 1_000 || missing.is_empty(), "never happened: {missing:?}");
 }
+
+/// Otherwise a seed would be of no use.
+#[test]
+fn the_same_seed_does_the_same() {
+    let foreign = Foreign::new();
+    let once = |seed| {
+        let mut swarm = Swarm::new(seed, &foreign);
+        swarm.run();
+        (swarm.floor.events, swarm.floor.world.now(), swarm.floor.world.faults())
+    };
+    for seed in 0..20 {
+        assert_eq!(once(seed), once(seed), "seed {seed}");
+    }
+}

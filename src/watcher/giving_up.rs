@@ -3,6 +3,8 @@
 //! Both look an operation up, take it out of its queue wherever it stands, and complete it with what did move. An
 //! operation that has completed is found by neither: its entry, its name and its deadline go together (G1). A write that
 //! was sent in part leaves the sending side broken (I11); the bytes of an exact read go back with it.
+//!
+//! Models: loom-tests/giving_up.rs. Mutants that must fail: `cancel_overtakes`, `deadline_kept`.
 
 use std::num::NonZeroU32;
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use crate::error::{SubmitError, SubmitErrorKind};
 use crate::event_loop::inbox::{Patience, nanos};
+use crate::sync::mutant;
 use crate::sys::{self, Socket, StreamOptions};
 use crate::watcher::body::{Body, Then};
 use crate::watcher::bounds::Bounds;
@@ -95,7 +96,7 @@ impl<C> Submission<C> {
     pub(crate) fn relies_on_the_ring(&self) -> bool {
         match self {
             Self::Op(op) => op.body.is_ending() || op.conn.token() == Token::Unregistered,
-            Self::Cancel { .. } | Self::CancelTimer { .. } | Self::CancelConnect { .. } => true,
+            Self::Cancel { .. } | Self::CancelTimer { .. } | Self::CancelConnect { .. } => !mutant("cancel_overtakes"),
             _ => false,
         }
     }

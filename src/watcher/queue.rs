@@ -4,11 +4,14 @@
 //! out of the ring and stays at its place until it completes: tried there, queued by its links, turned from a write into
 //! the read it is linked to without being moved. It is in one queue at a time, and taking it out is the only way to
 //! complete it (G1); taking it out disarms its deadline.
+//!
+//! Models: loom-tests/giving_up.rs. Mutant that must fail: `deadline_kept`.
 
 use std::num::NonZeroU32;
 
 use crate::event_loop::arena::{Arena, NIL};
 use crate::event_loop::timers::{Armed, Timer, Timers};
+use crate::sync::mutant;
 use crate::watcher::Conn;
 use crate::watcher::body::Body;
 use crate::watcher::op::Operation;
@@ -144,7 +147,9 @@ impl<C> Ops<C> {
         let fifo = if self.get(index)?.body.goes_out() { &mut queues.write } else { &mut queues.read };
         self.unlink(fifo, index);
         let mut pending = self.0.remove(index)?;
-        timers.disarm(&mut pending.deadline);
+        if !mutant("deadline_kept") {
+            timers.disarm(&mut pending.deadline);
+        }
         Some(pending)
     }
 

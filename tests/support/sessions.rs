@@ -64,9 +64,12 @@ pub(crate) fn order(order: impl Fn(&mut Io<'_, Scripted>) -> Then + Send + Sync 
     Note { text: "order", order: Some(Arc::new(order)) }
 }
 
+/// What was seen, and the address that was told.
+type Entries = (Vec<Seen>, Option<Address<Note>>);
+
 /// What is known of a session from outside.
 #[derive(Clone, Default)]
-pub(crate) struct Log(Arc<Mutex<(Vec<Seen>, Option<Address<Note>>)>>);
+pub(crate) struct Log(Arc<Mutex<Entries>>);
 
 impl Log {
     fn add(&self, seen: Seen) {

@@ -44,9 +44,9 @@ pub(super) struct End {
     pub(super) lengths: VecDeque<usize>,
     /// How many bytes were ever read: the position of the inbox's front in the stream.
     read: u64,
-    /// Positions at which a read stops although there is more: an urgent mark, or the end of a message with
-    /// descriptors.
-    marks: VecDeque<u64>,
+    /// Positions at which a read stops although there is more: an urgent mark, or the end of a message with descriptors.
+    /// With each where that message begins: a part of it, once read, takes the descriptors along.
+    marks: VecDeque<(u64, u64)>,
     /// The FIN has arrived; it counts once the inbox is empty.
     pub(super) eof: bool,
     /// An RST has arrived.
@@ -132,7 +132,7 @@ impl Connection {
         out.extend(end.inbox.drain(..len));
         end.read += len as u64;
         // There may be several at one place.
-        while end.marks.front() == Some(&end.read) {
+        while end.marks.front().is_some_and(|(from, to)| *from < end.read || *to == end.read) {
             end.marks.pop_front();
         }
         other.edge |= std::mem::take(&mut other.wants_room);
@@ -188,11 +188,12 @@ impl Connection {
         Ok(wanted.min(room))
     }
 
-    /// Makes a read of the other end stop behind what was sent so far.
-    pub(super) fn mark(&mut self, side: Side) {
+    /// Makes a read of the other end stop behind what was sent so far, the last `len` bytes of which are one message.
+    pub(super) fn mark(&mut self, side: Side, len: usize) {
         let (_, other) = self.both(side);
         if !other.inbox.is_empty() {
-            other.marks.push_back(other.read + other.inbox.len() as u64);
+            let to = other.read + other.inbox.len() as u64;
+            other.marks.push_back((to - len as u64, to));
         }
         other.edge = true;
     }
@@ -332,7 +333,7 @@ impl End {
 
     /// Bytes to the mark at which a read stops.
     pub(super) fn to_mark(&self) -> usize {
-        self.marks.front().map_or(usize::MAX, |mark| usize::try_from(mark - self.read).unwrap_or(usize::MAX))
+        self.marks.front().map_or(usize::MAX, |(_, to)| usize::try_from(to - self.read).unwrap_or(usize::MAX))
     }
 
     /// Both FINs have passed.

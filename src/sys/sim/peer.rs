@@ -93,14 +93,14 @@ impl Peer {
     pub fn send_with_descriptor(&self, bytes: &[u8]) -> io::Result<usize> {
         Ok(self.act(|connection, side| {
             let len = connection.send(side, &[IoSlice::new(bytes)], usize::MAX)?;
-            connection.mark(side);
+            connection.mark(side, len);
             Ok::<_, Errno>(len)
         })?)
     }
 
     /// Sends an urgent byte, as MSG_OOB does: a read stops in front of it, and the byte itself is passed over.
     pub fn send_urgent(&self) {
-        self.act(Connection::mark);
+        self.act(|connection, side| connection.mark(side, 0));
     }
 
     /// Sends the FIN. What comes can still be read.

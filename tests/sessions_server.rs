@@ -1,0 +1,272 @@
+//! Servers of typed sessions: several loops, listeners, limits, the end; and connections that they open.
+
+#![cfg(not(any(loom, gaio_sim)))]
+
+#[path = "support/sessions.rs"]
+mod scripted;
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use gaio::{End, Expect, Io, Next, Protocol, Server, SessionLimits};
+use scripted::{Rig, Scripted, Seen, account};
+use support::{check, until};
+
+fn test(body: impl FnOnce()) {
+    check(|| account(body));
+}
+
+/// Echoes, and says on which thread: the first line is its name.
+struct Echo;
+
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
+impl Protocol for Echo {
+    type Message = String;
+
+    fn expects(&self) -> Expect {
+        Expect::until(b"\n").at_most(1_000)
+    }
+
+    fn on_open(self, io: &mut Io<'_, Self>) -> Next<Self> {
+        OPEN.fetch_add(1, Ordering::SeqCst);
+        io.join(1);
+        io.write(thread::current().name().unwrap_or("?").as_bytes());
+        io.write(b"\n");
+        Next::Become(self)
+    }
+
+    fn on_frame(self, line: &[u8], io: &mut Io<'_, Self>) -> Next<Self> {
+        io.write(line);
+        io.write(b"\n");
+        Next::Become(self)
+    }
+
+    fn on_message(self, message: String, io: &mut Io<'_, Self>) -> Next<Self> {
+        io.write(message.as_bytes());
+        Next::Become(self)
+    }
+
+    fn on_end(state: Option<Self>, _end: &End) {
+        assert!(state.is_some());
+        OPEN.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn line(stream: &mut impl Read) -> String {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while stream.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {
+        line.push(byte[0]);
+    }
+    String::from_utf8(line).unwrap()
+}
+
+fn echo(stream: &mut (impl Read + Write), text: &str) {
+    stream.write_all(format!("{text}\n").as_bytes()).unwrap();
+    assert_eq!(line(stream), text);
+}
+
+#[test]
+fn several_loops_share_a_port() {
+    test(|| {
+        let server = Server::bind("127.0.0.1:0").unwrap().loops(3).serve(|_| Echo).unwrap();
+        let address = server.local_addr().unwrap();
+        assert_ne!(address.port(), 0);
+        let mut peers: Vec<_> = (0..60).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let names: std::collections::HashSet<_> = peers.iter_mut().map(line).collect();
+        assert!(names.len() > 1 && names.iter().all(|name| name.starts_with("gaio-")), "{names:?}");
+        peers.iter_mut().for_each(|peer| echo(peer, "hello"));
+        assert_eq!(server.hubs().iter().map(gaio::Hub::sessions).sum::<usize>(), 60);
+        server.broadcast(1, &"all of you\n".to_owned()).unwrap();
+        peers.iter_mut().for_each(|peer| assert_eq!(line(peer), "all of you"));
+        // Nobody else may have the port.
+        assert!(TcpListener::bind(address).is_err());
+        drop(peers);
+        until(|| server.hubs().iter().all(|hub| hub.sessions() == 0));
+        let frames: u64 = server.hubs().iter().map(|hub| hub.counters().frames).sum();
+        let ended: u64 = server.hubs().iter().map(|hub| hub.counters().ended_themselves).sum();
+        assert_eq!((frames, ended), (60, 60));
+        server.shutdown(Duration::ZERO);
+        server.join().unwrap();
+        assert_eq!(OPEN.load(Ordering::SeqCst), 0);
+    });
+}
+
+#[test]
+fn one_loop_accepts_for_all_where_a_port_cannot_be_shared() {
+    test(|| {
+        let path = std::env::temp_dir().join(format!("gaio-sessions-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        for bound in [true, false] {
+            let server =
+                if bound { Server::bind_unix(&path).unwrap() } else { Server::on(UnixListener::bind(&path).unwrap()) };
+            let server = server.loops(3).serve(|peer| {
+                assert!(peer.is_none());
+                Echo
+            });
+            let server = server.unwrap();
+            assert_eq!(server.local_addr(), None);
+            let mut peers = Vec::new();
+            for n in 1..=30 {
+                let mut peer = UnixStream::connect(&path).unwrap();
+                line(&mut peer);
+                echo(&mut peer, "hello");
+                peers.push(peer);
+                let loads: Vec<_> = server.hubs().iter().map(gaio::Hub::sessions).collect();
+                assert_eq!(loads.iter().sum::<usize>(), n);
+                assert!(
+                    loads.iter().max().unwrap() - loads.iter().min().unwrap() <= 1,
+                    "to the least loaded: {loads:?}"
+                );
+            }
+            drop(server);
+            peers.iter_mut().for_each(|peer| assert_eq!(line(peer), "", "everything has ended"));
+            std::fs::remove_file(&path).unwrap();
+        }
+        assert_eq!(OPEN.load(Ordering::SeqCst), 0);
+    });
+}
+
+#[test]
+fn who_is_not_admitted_and_who_is_too_many_is_turned_away_and_counted() {
+    test(|| {
+        let open = Arc::new(AtomicBool::new(false));
+        let mut limits = SessionLimits::default();
+        limits.sessions = 2;
+        let admit = open.clone();
+        let server = Server::bind("127.0.0.1:0").unwrap().limits(limits);
+        let server = server.admit(move |peer| peer.is_some() && admit.load(Ordering::SeqCst)).serve(|_| Echo).unwrap();
+        let connect = || TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        assert_eq!(line(&mut connect()), "");
+        open.store(true, Ordering::SeqCst);
+        let (mut one, mut two) = (connect(), connect());
+        assert_eq!((line(&mut one), line(&mut two)), ("gaio-0".into(), "gaio-0".into()));
+        assert_eq!(line(&mut connect()), "");
+        let counters = server.hubs()[0].counters();
+        assert_eq!((counters.accepted, counters.refused, counters.sessions), (4, 2, 2));
+        drop(one);
+        until(|| server.hubs()[0].sessions() == 1);
+        assert_eq!(line(&mut connect()), "gaio-0", "there is a place again");
+    });
+}
+
+#[test]
+fn a_welcome_that_panics_turns_its_connection_away() {
+    test(|| {
+        let server = Server::bind("127.0.0.1:0").unwrap().serve(|peer: Option<SocketAddr>| {
+            static FIRST: AtomicBool = AtomicBool::new(true);
+            assert!(!FIRST.swap(false, Ordering::SeqCst), "on purpose: {peer:?}");
+            Echo
+        });
+        let server = server.unwrap();
+        let connect = || TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        assert_eq!(line(&mut connect()), "");
+        assert_eq!(line(&mut connect()), "gaio-0");
+    });
+}
+
+#[test]
+fn a_server_that_cannot_be_had_leaves_nothing_behind() {
+    test(|| {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(Server::bind(taken.local_addr().unwrap()).unwrap().serve(|_| Echo).is_err());
+        assert!(Server::bind("127.0.0.1:0").unwrap().pin_from(100_000).loops(2).serve(|_| Echo).is_err());
+        let mut limits = SessionLimits::default();
+        limits.low_water = limits.high_water + 1;
+        assert!(Server::bind("127.0.0.1:0").unwrap().limits(limits).serve(|_| Echo).is_err());
+        let no_listener = UnixStream::pair().unwrap().0;
+        assert!(Server::on(std::os::fd::OwnedFd::from(no_listener)).serve(|_| Echo).is_err());
+    });
+}
+
+#[test]
+fn a_server_pins_its_loops_whatever_is_said_first() {
+    test(|| {
+        let builder = || Server::bind("127.0.0.1:0").unwrap();
+        for builder in [builder().per_core(), builder().pin_from(0).loops(1), builder().loops(1).pin_from(0)] {
+            let server = builder.serve(|_| Echo).unwrap();
+            assert_eq!(line(&mut TcpStream::connect(server.local_addr().unwrap()).unwrap())[..5], *"gaio-");
+        }
+        // The second CPU may be none, but it must be asked for.
+        let two = builder().pin_from(0).loops(2).serve(|_| Echo);
+        let allowed = thread::available_parallelism().unwrap().get();
+        assert_eq!(two.is_ok(), allowed > 1);
+    });
+}
+
+#[test]
+fn a_graceful_shutdown_lets_answers_out() {
+    test(|| {
+        let server = Server::bind("127.0.0.1:0").unwrap().loops(2).serve(|_| Echo).unwrap();
+        let mut peers: Vec<_> = (0..10).map(|_| TcpStream::connect(server.local_addr().unwrap()).unwrap()).collect();
+        peers.iter_mut().for_each(|peer| drop(line(peer)));
+        server.broadcast(1, &"last words\n".to_owned()).unwrap();
+        server.shutdown(Duration::from_secs(60));
+        for mut peer in peers {
+            assert_eq!(line(&mut peer), "last words");
+            assert_eq!(peer.read(&mut [0]).unwrap(), 0, "and a clean end");
+        }
+        assert!(server.broadcast(1, &String::new()).is_err());
+        server.join().unwrap();
+    });
+}
+
+#[test]
+fn connects_come_to_something_or_say_why_not() {
+    test(|| {
+        let mut rig = Rig::new();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (state, log) = Scripted::quiet(Expect::any());
+        rig.hub.connect(address, state).map_err(|_| ()).unwrap();
+        rig.settle();
+        let (mut peer, _) = listener.accept().unwrap();
+        rig.until(|| log.has(&Seen::Open));
+        peer.write_all(b"hello").unwrap();
+        rig.until(|| log.frames().concat() == b"hello");
+        // From inside of a session.
+        let (inner, second) = Scripted::quiet(Expect::any());
+        let inner = std::sync::Mutex::new(Some(inner));
+        log.send(scripted::order(move |io| {
+            io.connect(address, inner.lock().unwrap().take().unwrap());
+            scripted::Then::Stay
+        }));
+        rig.until(|| second.has(&Seen::Open));
+        drop((peer, listener));
+        assert!(rig.end_of(&second).contains("reset"), "it was never accepted");
+        assert_eq!(rig.end_of(&log), "closed");
+        let (state, log) = Scripted::quiet(Expect::any());
+        rig.hub.connect(address, state).map_err(|_| ()).unwrap();
+        assert!(rig.end_of(&log).contains("refused"));
+        assert_eq!(log.all().len(), 1, "it never began");
+        assert_eq!(rig.hub.sessions(), 0);
+    });
+}
+
+#[test]
+fn a_close_does_not_linger_though_the_listener_says_so() {
+    test(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        rustix::net::sockopt::set_socket_linger(&listener, Some(Duration::from_secs(50))).unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = || {
+            Scripted::new(Expect::any(), |_, io| {
+                io.write(&vec![0; 1 << 20]);
+                scripted::Then::Close
+            })
+        };
+        let mut rig = Rig::welcoming(|limits| limits.close_within = Duration::from_millis(1), state);
+        rig.hub.listen(listener).unwrap();
+        // It takes nothing: a close that lingers would stand still for longer than a test may run.
+        let _peer = TcpStream::connect(address).unwrap();
+        let welcomed = rig.welcomed.clone();
+        rig.until(|| welcomed.lock().unwrap().first().is_some_and(|log| log.end().is_some()));
+    });
+}
