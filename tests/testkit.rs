@@ -81,7 +81,7 @@ fn every_kind_of_frame_stands_every_fragmentation() {
 }
 
 /// Depends on how its input was cut, in the way that is asked for.
-struct Wrong(fn(&[u8], &mut Io<'_, Wrong>) -> Next<Wrong>);
+struct Wrong(fn(&[u8], &mut Io<'_, Self>) -> Next<Self>);
 
 impl Protocol for Wrong {
     type Message = ();
