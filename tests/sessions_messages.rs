@@ -230,7 +230,7 @@ fn an_address_names_one_session() {
     test(|| {
         let mut rig = Rig::new();
         let ((one, _p), (other, _q)) = (session(&mut rig), session(&mut rig));
-        let set: std::collections::HashSet<_> = [one.address(), other.address(), one.address().clone()].into();
+        let set: std::collections::HashSet<_> = [one.address(), other.address(), one.address()].into();
         assert_eq!(set.len(), 2);
         assert!(matches!(usual(&Seen::Open), Then::Stay));
     });

@@ -16,7 +16,7 @@ use support::{Pattern, Peer, check, until};
 
 enum Word {
     /// The other side stands, and here it is.
-    Linked(Address<Word>),
+    Linked(Address<Self>),
     Data(Bytes),
     /// The other side's output is full; it has room again.
     Pause,

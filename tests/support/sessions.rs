@@ -69,25 +69,35 @@ type Entries = (Vec<Seen>, Option<Address<Note>>);
 
 /// What is known of a session from outside.
 #[derive(Clone, Default)]
+<<<<<<< HEAD
 pub(crate) struct Log(Arc<Mutex<Entries>>);
+=======
+pub(crate) struct Log(Arc<Mutex<Known>>);
+
+#[derive(Default)]
+struct Known {
+    seen: Vec<Seen>,
+    address: Option<Address<Note>>,
+}
+>>>>>>> i5-typed
 
 impl Log {
     fn add(&self, seen: Seen) {
-        self.0.lock().unwrap().0.push(seen);
+        self.0.lock().unwrap().seen.push(seen);
     }
 
     /// Everything so far.
     pub(crate) fn all(&self) -> Vec<Seen> {
-        self.0.lock().unwrap().0.clone()
+        self.0.lock().unwrap().seen.clone()
     }
 
     /// Everything so far, which is not told again.
     pub(crate) fn take(&self) -> Vec<Seen> {
-        std::mem::take(&mut self.0.lock().unwrap().0)
+        std::mem::take(&mut self.0.lock().unwrap().seen)
     }
 
     pub(crate) fn has(&self, seen: &Seen) -> bool {
-        self.0.lock().unwrap().0.contains(seen)
+        self.0.lock().unwrap().seen.contains(seen)
     }
 
     pub(crate) fn end(&self) -> Option<String> {
@@ -104,7 +114,7 @@ impl Log {
 
     /// Known once it has opened.
     pub(crate) fn address(&self) -> Address<Note> {
-        self.0.lock().unwrap().1.clone().expect("it has opened")
+        self.0.lock().unwrap().address.clone().expect("it has opened")
     }
 
     pub(crate) fn send(&self, note: Note) {
@@ -209,7 +219,7 @@ impl Scripted {
 
     fn called(mut self, seen: Seen, io: &mut Io<'_, Self>) -> Next<Self> {
         if seen == Seen::Open {
-            self.log.0.lock().unwrap().1 = Some(io.address());
+            self.log.0.lock().unwrap().address = Some(io.address());
         }
         self.log.add(seen.clone());
         match (self.react)(&seen, io) {
