@@ -64,14 +64,8 @@ pub(crate) fn order(order: impl Fn(&mut Io<'_, Scripted>) -> Then + Send + Sync 
     Note { text: "order", order: Some(Arc::new(order)) }
 }
 
-/// What was seen, and the address that was told.
-type Entries = (Vec<Seen>, Option<Address<Note>>);
-
 /// What is known of a session from outside.
 #[derive(Clone, Default)]
-<<<<<<< HEAD
-pub(crate) struct Log(Arc<Mutex<Entries>>);
-=======
 pub(crate) struct Log(Arc<Mutex<Known>>);
 
 #[derive(Default)]
@@ -79,7 +73,6 @@ struct Known {
     seen: Vec<Seen>,
     address: Option<Address<Note>>,
 }
->>>>>>> i5-typed
 
 impl Log {
     fn add(&self, seen: Seen) {
