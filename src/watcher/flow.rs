@@ -173,27 +173,29 @@ impl<C> Proactor<C> {
             }
         }
         self.writes -= 1;
-        let has_become_read = !pending.body.is_write();
-        if has_become_read {
+        if !pending.body.is_write() {
             pending.done = 0;
-            if !turn.session.has(Flags::CLOSING) {
-                let queues = &mut turn.session.state;
-                self.ops.relink(&mut queues.write, &mut queues.read);
-                return Tried::Gone;
-            }
-        }
-        if let Some(pending) = self.ops.pop(&mut turn.session.state.write, turn.timers) {
-            if has_become_read {
-                // As those that were pending when the end began. What it read would be bytes behind a gap.
-                self.fail(pending, OpError::Released);
-                return Tried::Gone;
-            }
+            self.read_on(turn);
+        } else if let Some(pending) = self.ops.pop(&mut turn.session.state.write, turn.timers) {
             let (conn, context) = (pending.conn, pending.context);
             if let Some(payload) = pending.body.into_payload() {
                 self.complete(conn, context, Stored::Wrote(payload));
             }
         }
         Tried::Gone
+    }
+
+    /// The head of the writes has become a read: it goes behind those that are pending.
+    #[inline]
+    fn read_on(&mut self, turn: &mut Turn<'_>) {
+        let queues = &mut turn.session.state;
+        self.ops.relink(&mut queues.write, &mut queues.read);
+        if turn.session.has(Flags::CLOSING) {
+            // It is released as those were that were pending when the end began: it would read bytes behind a gap.
+            if let Some(pending) = self.ops.pop(&mut turn.session.state.read, turn.timers) {
+                self.fail(pending, OpError::Released);
+            }
+        }
     }
 
     /// A datagram, or what is to be refused. `None`: it is out, and to be completed.
