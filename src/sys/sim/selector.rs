@@ -73,7 +73,7 @@ impl Selector {
                 return Ok(());
             }
             // The deadline may expire at any time, as between two other threads' steps: give them the lock once.
-            let patient = state.config.clock == Clock::Patient;
+            let patient = state.config.clock == Clock::Patient && !state.config.alone;
             drop(state);
             if patient {
                 thread::yield_now();
