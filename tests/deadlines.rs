@@ -102,6 +102,7 @@ fn the_bytes_of_an_exact_read_come_back<D: Drive>() {
         let buffer = Vec::with_capacity(10);
         let at = buffer.as_ptr();
         peer.write_all(b"four").unwrap();
+        rig.assert_quiet();
         conn.read_exact(buffer, 10).within(SOON).submit_with(1).unwrap();
         // Behind it, and not kept from going on by its end.
         conn.read_exact(Vec::new(), 4).submit_with(2).unwrap();
@@ -126,10 +127,10 @@ fn what_waited_behind_it_goes_on<D: Drive>() {
     assert!(matches!(rig.outcome(), Got::Readable));
     conn.read_exact(Vec::new(), 4).submit_with(1).unwrap();
     assert_eq!(rig.outcome().bytes(), b"some");
-    // An end of stream that is known already: the exact read has it at once, so has what is behind.
+    peer.write_all(b"part").unwrap();
+    rig.assert_quiet();
     conn.read_exact(Vec::new(), 8).within(SOON).submit_with(2).unwrap();
     conn.read_leased().submit_with(3).unwrap();
-    peer.write_all(b"part").unwrap();
     assert_eq!(timed_out(rig.outcome()).transferred, 4);
     finish(&peer);
     let (_, context, got) = rig.done();
@@ -203,35 +204,6 @@ fn a_deadline_in_the_past_behind_a_full_batch<D: Drive>() {
         let (_, i, got) = rig.done();
         assert_eq!(got.bytes(), &b"abcdefgh"[usize::try_from(i).unwrap()..][..1]);
     }
-    rig.assert_quiet();
-}
-
-fn one_that_is_met_leaves_nothing_behind<D: Drive>() {
-    let mut rig = Rig::<D>::new();
-    let (conn, mut peer) = rig.connect(Net::Tcp);
-    for _ in 0..100 {
-        conn.write(b"x").within(SOON * 10).submit().unwrap();
-        rig.outcome().wrote();
-        peer.write_all(&read_some(&mut peer.try_clone().unwrap(), 1)).unwrap();
-        conn.write(b"y").then_read_pooled().within(SOON * 10).submit().unwrap();
-        assert_eq!(rig.outcome().bytes(), b"x");
-        read_some(&mut peer, 1);
-    }
-    doze();
-    rig.assert_quiet();
-    assert_eq!(rig.counters().expired, 0);
-}
-
-fn released_before_its_deadline<D: Drive>() {
-    let mut rig = Rig::<D>::new();
-    let (conn, _peer) = rig.connect(Net::Tcp);
-    conn.read_leased().within(SOON * 5).submit_with(1).unwrap();
-    conn.release().submit_with(2).unwrap();
-    assert!(matches!(rig.outcome().failed().error, OpError::Released));
-    rig.outcome().closed();
-    let (next, _next_peer) = rig.connect(Net::Tcp);
-    next.read_leased().submit_with(3).unwrap();
-    doze();
     rig.assert_quiet();
 }
 
@@ -512,7 +484,6 @@ fn of_two_closes_the_earlier_bound_counts<D: Drive>() {
         for (context, bound) in (1..).zip(bounds) {
             let close = conn.close();
             if let Some(bound) = bound { close.within(bound) } else { close }.submit_with(context).unwrap();
-            rig.assert_quiet();
         }
         for expected in [1, 2] {
             let (_, context, got) = rig.done();
@@ -565,7 +536,7 @@ fn a_close_whose_time_is_over_when_it_comes<D: Drive>() {
 fn shutdown_with_deadlines_armed<D: Drive>() {
     let mut rig = Rig::<D>::new();
     let (conn, _peer) = rig.connect(Net::Tcp);
-    for (i, time) in (0..).zip([LONG, SOON * 10, Duration::MAX]) {
+    for (i, time) in (0..).zip([LONG, LONG * 2, Duration::MAX]) {
         conn.read_leased().within(time).submit_with(i).unwrap();
     }
     rig.submitter.shutdown(LONG);
@@ -597,8 +568,6 @@ both_drives!(
     a_later_one_with_an_earlier_deadline_goes_first,
     a_deadline_in_the_past,
     a_deadline_in_the_past_behind_a_full_batch,
-    one_that_is_met_leaves_nothing_behind,
-    released_before_its_deadline,
     a_pooled_read_that_found_no_room,
     a_peer_that_hangs,
     followers_of_a_torn_write_fail_at_once_and_in_order,

@@ -306,6 +306,34 @@ fn a_torn_write_and_those_behind_it() {
     assert_eq!(received(&peer), Err(ErrorKind::ConnectionReset));
 }
 
+/// Whatever ends an operation takes its deadline along: nothing comes of it later, nor of those that use its place.
+#[test]
+fn a_deadline_ends_with_its_operation() {
+    let mut desk = desk();
+    let bytes = |bytes: &[u8]| Got::Bytes(bytes.to_vec());
+    for _ in 0..50 {
+        let (conn, peer) = desk.conn();
+        conn.write(b"x").within(MILLISECOND).submit_with(1).unwrap();
+        conn.write(b"y").then_read_pooled().within(MILLISECOND).submit_with(2).unwrap();
+        let id = named(conn.read_leased().within(MILLISECOND), 3);
+        assert_eq!(desk.events(), [(1, Got::Wrote)]);
+        peer.send(b"met").unwrap();
+        assert_eq!(desk.events(), [(3, bytes(b"met"))]);
+        conn.cancel(id).unwrap();
+        peer.send(b"met").unwrap();
+        assert_eq!(desk.events(), [(2, bytes(b"met"))]);
+        conn.read_leased().within(MILLISECOND).submit_with(4).unwrap();
+        conn.release().submit_with(5).unwrap();
+        assert_eq!(desk.events(), [(4, Got::Failed(Half::Read, 0, "Released".into())), (5, Got::Closed)]);
+        let (next, next_peer) = desk.conn();
+        next.read_exact(Vec::new(), 4).submit_with(6).unwrap();
+        assert_eq!(desk.after(DAY), []);
+        next_peer.send(b"here").unwrap();
+        assert_eq!(desk.events(), [(6, bytes(b"here"))]);
+    }
+    assert_eq!((desk.submitter.counters().expired, desk.submitter.load()), (0, 0));
+}
+
 // --- closes ------------------------------------------------------------------------------------------------------
 
 /// Of the bounds that were asked for the earliest counts; the usual one only if none was asked for first.
