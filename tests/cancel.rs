@@ -128,44 +128,40 @@ fn a_write_that_was_sent_in_part<D: Drive>() {
 /// The head, but the system had no room for a byte of it: whoever is behind it goes on. The end of the output needs no
 /// room, so it does not wait for any.
 fn a_write_that_could_not_send_a_byte<D: Drive>() {
-    for net in NETS {
-        let mut rig = Rig::<D>::new();
-        let (ours, mut peer) = net.pair();
-        let stuffing = stuff(&ours);
-        let conn = rig.submitter.delegate(ours).unwrap();
-        let id = write(&conn, 1, 100);
-        conn.shutdown_write().submit_with(2).unwrap();
-        rig.assert_quiet();
-        conn.cancel(id).unwrap();
-        assert_eq!(cancelled(rig.outcome()).transferred, 0);
-        let (_, context, got) = rig.done();
-        got.shut_down();
-        assert_eq!(context, 2);
-        assert_eq!(read_all(&mut peer).len(), stuffing);
-    }
+    let mut rig = Rig::<D>::new();
+    let (ours, mut peer) = Net::Unix.pair();
+    let stuffing = stuff(&ours);
+    let conn = rig.submitter.delegate(ours).unwrap();
+    let id = write(&conn, 1, 100);
+    conn.shutdown_write().submit_with(2).unwrap();
+    rig.assert_quiet();
+    conn.cancel(id).unwrap();
+    assert_eq!(cancelled(rig.outcome()).transferred, 0);
+    let (_, context, got) = rig.done();
+    got.shut_down();
+    assert_eq!(context, 2);
+    assert_eq!(read_all(&mut peer).len(), stuffing);
 }
 
 /// The same, with nobody behind it yet.
 fn the_output_is_ended_behind_a_cancelled_write<D: Drive>() {
-    for net in NETS {
-        let mut rig = Rig::<D>::new();
-        let (ours, mut peer) = net.pair();
-        let stuffing = stuff(&ours);
-        let conn = rig.submitter.delegate(ours).unwrap();
-        let id = write(&conn, 1, 100);
-        rig.assert_quiet();
-        conn.cancel(id).unwrap();
-        cancelled(rig.outcome());
-        rig.assert_quiet();
-        let id = write(&conn, 2, 100);
-        rig.assert_quiet();
-        conn.cancel(id).unwrap();
-        cancelled(rig.outcome());
-        rig.assert_quiet();
-        conn.shutdown_write().submit_with(3).unwrap();
-        rig.outcome().shut_down();
-        assert_eq!(read_all(&mut peer).len(), stuffing);
-    }
+    let mut rig = Rig::<D>::new();
+    let (ours, mut peer) = Net::Unix.pair();
+    let stuffing = stuff(&ours);
+    let conn = rig.submitter.delegate(ours).unwrap();
+    let id = write(&conn, 1, 100);
+    rig.assert_quiet();
+    conn.cancel(id).unwrap();
+    cancelled(rig.outcome());
+    rig.assert_quiet();
+    let id = write(&conn, 2, 100);
+    rig.assert_quiet();
+    conn.cancel(id).unwrap();
+    cancelled(rig.outcome());
+    rig.assert_quiet();
+    conn.shutdown_write().submit_with(3).unwrap();
+    rig.outcome().shut_down();
+    assert_eq!(read_all(&mut peer).len(), stuffing);
 }
 
 fn a_linked_operation_in_either_half<D: Drive>() {
@@ -382,7 +378,7 @@ fn endings_cannot_be_cancelled<D: Drive>() {
 
 fn a_write_behind_which_a_close_waits<D: Drive>() {
     let mut rig = Rig::<D>::with(|limits| limits.close_within = LONG);
-    let (ours, mut peer) = Net::Tcp.pair();
+    let (ours, mut peer) = Net::Unix.pair();
     let stuffing = stuff(&ours);
     let conn = rig.submitter.delegate(ours).unwrap();
     let id = write(&conn, 1, 100);

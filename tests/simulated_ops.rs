@@ -440,6 +440,44 @@ fn any_of_the_writes_in_a_narrow_socket() {
     }
 }
 
+/// A socket that is full: nothing of what waits was sent, so nothing is torn when it goes; and the end of the output, which
+/// needs no room, does not wait for any.
+#[test]
+fn the_head_of_the_writes_in_a_full_socket() {
+    for in_time in [true, false] {
+        for ends in [false, true] {
+            let mut desk = desk_with(|config| config.buffer = 4, |_| ());
+            let (conn, peer) = desk.conn();
+            conn.write(b"full").submit_with(1).unwrap();
+            let op = conn.write(b"never");
+            let head = named(if in_time { op } else { op.within(MILLISECOND) }, 2);
+            if ends {
+                conn.shutdown_write().submit_with(3).unwrap();
+            } else {
+                conn.write(b"next").submit_with(3).unwrap();
+            }
+            assert_eq!(desk.events(), [(1, Got::Wrote)]);
+            let (gone, how) = if in_time {
+                conn.cancel(head).unwrap();
+                (desk.events(), cancelled(Half::Write, 0))
+            } else {
+                (desk.after(DAY), late(Half::Write, 0))
+            };
+            let given_up = (2, how);
+            if ends {
+                assert_eq!(gone, [given_up, (3, Got::ShutDown)]);
+                assert_eq!(received(&peer).unwrap(), b"full");
+                assert_eq!(received(&peer).unwrap(), b"");
+                continue;
+            }
+            assert_eq!(gone, [given_up]);
+            assert_eq!(received(&peer).unwrap(), b"full");
+            assert_eq!(desk.events(), [(3, Got::Wrote)]);
+            assert_eq!(received(&peer).unwrap(), b"next");
+        }
+    }
+}
+
 // --- bytes that come with a socket -------------------------------------------------------------------------------
 
 #[test]
@@ -534,8 +572,9 @@ fn a_panic_in_the_drop_of_what_came_with_a_socket() {
         let conn = submitter.delegate_with(socket, bomb()).unwrap();
         let (other, _other_peer) = world.pair();
         let other = submitter.delegate_with(other, bomb()).unwrap();
-        // Not to be read by it: it would have to wait.
-        other.write(b"x").then_read_pooled().submit_with(100).unwrap();
+        let (waiting, _waiting_peer) = world.pair();
+        let waiting = submitter.delegate(waiting).unwrap();
+        waiting.read_pooled().submit_with(100).unwrap();
         submitter.timer(DAY).submit_with(101).unwrap();
         let mut bombs = 2;
         match ending {
@@ -578,8 +617,9 @@ fn a_panic_in_the_drop_of_what_came_with_a_socket() {
         let n = before.len();
         assert_eq!(got[..n], before, "{ending}");
         assert_eq!(got.len(), n + 2, "{ending}: {got:?}");
+        assert_eq!(got[n], (100, Got::Failed(Half::Read, 0, "LoopFailed".into())), "{ending}");
         assert_eq!(got[n + 1], (101, Got::Silenced("LoopFailed".into())), "{ending}");
-        drop((watcher, other, submitter));
+        drop((watcher, other, waiting, submitter));
         assert_eq!(dropped.load(Ordering::Relaxed), bombs, "{ending}");
     }
 }

@@ -118,23 +118,17 @@ pub(crate) fn reset(peer: Peer) {
     drop(peer);
 }
 
-/// Writes into a socket that was not delegated yet until the system takes no more. Says how much that was.
+/// Writes into a socket that was not delegated yet until the system takes no more. Says how much that was. A Unix socket
+/// stays full until its peer reads; of a TCP socket something may move on to the peer, and make room.
 pub(crate) fn stuff(socket: &OwnedFd) -> usize {
     rustix::io::ioctl_fionbio(socket, true).unwrap();
-    rustix::net::sockopt::set_socket_send_buffer_size(socket, 64 << 10).unwrap();
     let junk = vec![0xEE; 64 << 10];
-    // What was sent may still move on to the peer, and make room. Down to single bytes: a stream that refuses many may take
-    // a few.
-    let (mut sent, mut full) = (0, 0);
-    while full < 10 {
-        let before = sent;
-        for piece in [junk.len(), 1] {
-            while let Ok(n) = rustix::io::write(socket, &junk[..piece]) {
-                sent += n;
-            }
+    let mut sent = 0;
+    // Down to single bytes: a stream that refuses many may still take a few.
+    for piece in [junk.len(), 1] {
+        while let Ok(n) = rustix::io::write(socket, &junk[..piece]) {
+            sent += n;
         }
-        full = if sent == before { full + 1 } else { 0 };
-        thread::sleep(Duration::from_millis(2));
     }
     sent
 }
