@@ -7,12 +7,13 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gaio::sim::{Dice, Fault, Socket, World};
+use gaio::sim::{Dice, Fault, Remote, Socket, World};
 use gaio::{
     Conn, DelegateErrorKind, Event, Lease, Limits, Listener, ListenerId, OpError, Outcome, SubmitErrorKind, Submitter,
     TimerId,
 };
 
+use crate::connects::Connect;
 use crate::foreign::Foreign;
 use crate::model::{Line, Op, Ticket, Times, input};
 use crate::ops::{self, Spec};
@@ -44,6 +45,8 @@ pub(crate) struct Floor {
     pub(crate) ops: BTreeMap<usize, Op>,
     alarms: BTreeMap<usize, Alarm>,
     posts: BTreeMap<usize, ()>,
+    pub(crate) connects: BTreeMap<usize, Connect>,
+    pub(crate) remotes: Vec<Remote>,
     next: usize,
     pub(crate) live: Arc<AtomicUsize>,
     pub(crate) shut_down: bool,
@@ -67,6 +70,8 @@ impl Floor {
             ops: BTreeMap::new(),
             alarms: BTreeMap::new(),
             posts: BTreeMap::new(),
+            connects: BTreeMap::new(),
+            remotes: Vec::new(),
             next: 0,
             live: Arc::new(AtomicUsize::new(0)),
             shut_down: false,
@@ -99,7 +104,7 @@ impl Floor {
         }
     }
 
-    fn ticket(&mut self) -> Ticket {
+    pub(crate) fn ticket(&mut self) -> Ticket {
         self.next += 1;
         Ticket::new(self.next, &self.live)
     }
@@ -119,7 +124,7 @@ impl Floor {
 
     /// What was accepted and has not come back.
     pub(crate) fn outstanding(&self) -> usize {
-        self.ops.len() + self.alarms.len() + self.posts.len()
+        self.ops.len() + self.alarms.len() + self.posts.len() + self.connects.len()
     }
 
     pub(crate) fn has_timers(&self) -> bool {
@@ -234,10 +239,8 @@ impl Floor {
     pub(crate) fn post(&mut self, foreign: Option<&Foreign>) {
         let ticket = self.ticket();
         let (id, submitter) = (ticket.id, self.submitter().clone());
-        // A foreign one would wait for room in the ring.
-        let full = self.outstanding() + 1 >= self.limits.ring_slots;
         let answer = match foreign {
-            Some(foreign) if !full => foreign.run(move || submitter.post(ticket)),
+            Some(foreign) if !self.may_be_full() => foreign.run(move || submitter.post(ticket)),
             _ => submitter.post(ticket),
         };
         match answer {
@@ -261,13 +264,22 @@ impl Floor {
         }
     }
 
-    fn refused(&self, kind: SubmitErrorKind) {
-        let right = match kind {
+    /// The ring, where a foreign submission would wait for room.
+    pub(crate) fn may_be_full(&self) -> bool {
+        self.outstanding() + 1 >= self.limits.ring_slots
+    }
+
+    /// May what belongs to no connection be refused?
+    pub(crate) fn may_refuse(&self, kind: SubmitErrorKind) -> bool {
+        match kind {
             SubmitErrorKind::Closed => self.shut_down,
             SubmitErrorKind::TooMany => self.outstanding() >= self.limits.ops,
             _ => false,
-        };
-        assert!(right, "refused: {kind:?}");
+        }
+    }
+
+    fn refused(&self, kind: SubmitErrorKind) {
+        assert!(self.may_refuse(kind), "refused: {kind:?}");
     }
 
     /// Cancels some operation of those that have a name.
@@ -317,6 +329,7 @@ impl Floor {
                 };
                 assert!(right, "a timer ended as {result:?}: {alarm:?}");
             }
+            Event::Connected { context, result } => self.on_connected(&context, result),
             other => panic!("{other:?}"),
         }
     }

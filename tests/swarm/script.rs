@@ -39,6 +39,9 @@ enum Act {
     Cancel,
     Timer,
     CancelTimer,
+    Connect,
+    Answer,
+    CancelConnect,
     Post,
     PostAndWait,
     Turn,
@@ -49,7 +52,7 @@ enum Act {
     Shutdown,
 }
 
-const ACTS: [(Act, usize); 31] = [
+const ACTS: [(Act, usize); 34] = [
     (Act::Delegate, 8),
     (Act::DelegateAgain, 4),
     (Act::Listen, 2),
@@ -73,6 +76,9 @@ const ACTS: [(Act, usize); 31] = [
     (Act::Cancel, 6),
     (Act::Timer, 4),
     (Act::CancelTimer, 2),
+    (Act::Connect, 8),
+    (Act::Answer, 8),
+    (Act::CancelConnect, 2),
     (Act::Post, 4),
     (Act::PostAndWait, 1),
     (Act::Turn, 40),
@@ -102,7 +108,7 @@ fn random_faults(dice: &mut Dice) -> Faults {
         for fault in Fault::ALL {
             let of_1024 = [0, 0, 4, 32, 256][dice.roll(5)];
             let rare = matches!(fault, Fault::Reset | Fault::ResetBehindData);
-            faults = faults.with(fault, if rare { of_1024.min(8) } else { of_1024 });
+            faults = faults.with(fault, if rare { of_1024.min(32) } else { of_1024 });
         }
     }
     faults
@@ -261,6 +267,9 @@ impl<'f> Swarm<'f> {
                 floor.timer(time, named);
             }
             Act::CancelTimer => floor.cancel_timer(),
+            Act::Connect => floor.connect(foreign),
+            Act::Answer => drop(floor.answer()),
+            Act::CancelConnect => floor.cancel_connect(),
             Act::Post => floor.post(foreign),
             Act::PostAndWait => self.post_and_wait(foreign),
             Act::Turn => self.turn(Duration::ZERO, usize::MAX),
@@ -420,7 +429,7 @@ impl<'f> Swarm<'f> {
         while quiet < 3 && !self.over {
             let before = self.floor.events;
             self.turns_until_quiet();
-            let mut heard = false;
+            let mut heard = self.floor.answer();
             for line in &mut self.floor.lines {
                 while line.peer_receives(4_096) {
                     heard = true;
@@ -481,8 +490,10 @@ impl<'f> Swarm<'f> {
         }
         assert!(!floor.has_timers(), "a timer never came");
         let sessions = floor.submitter().counters().sessions as usize;
+        let connecting = floor.check_connects();
         let alive = floor.lines.iter().filter(|line| !line.over && line.has_handles()).count();
-        assert!(sessions <= alive, "{sessions} sessions, {alive} connections with handles");
+        let right = sessions <= alive + connecting;
+        assert!(right, "{sessions} sessions, {alive} connections with handles, {connecting} to be");
         let doors = floor.doors.iter().filter(|door| !door.ended).count();
         let detached = floor.lines.iter().filter(|line| line.detached.is_some()).count();
         // A selector, a waker, and the reserve for bad times.

@@ -221,17 +221,8 @@ impl State {
         let end = self.begin(connection, Some(addr), ours);
         let descriptor = self.open_end(end)?;
         self.on_end(end, |connection, side| connection.end(side).options = *options);
-        if let Some(remote) = self.addresses.remote(addr) {
-            remote.attempts.push_back(end.connection());
-            // A test may wait for it.
-            self.stir();
-            return Ok((descriptor, Connecting::Pending));
-        }
-        let Some(listener) = self.listener_at(&Name::Ip(addr)) else {
-            self.refuse(end, Errno::CONNREFUSED);
-            return Ok((descriptor, Connecting::Pending));
-        };
-        if self.befalls(Fault::ConnectRefused) {
+        let listener = if to_remote { None } else { self.listener_at(&Name::Ip(addr)) };
+        if (listener.is_none() && !to_remote) || self.befalls(Fault::ConnectRefused) {
             self.refuse(end, Errno::CONNREFUSED);
             return Ok((descriptor, Connecting::Pending));
         }
@@ -239,6 +230,14 @@ impl State {
             self.end_with(end.other(), |connection, side| connection.end(side).closed = true);
             return Ok((descriptor, Connecting::Pending));
         }
+        let Some(listener) = listener else {
+            if let Some(remote) = self.addresses.remote(addr) {
+                remote.attempts.push_back(end.connection());
+            }
+            // A test may wait for it.
+            self.stir();
+            return Ok((descriptor, Connecting::Pending));
+        };
         if !self.listener(listener).has_room() || self.puts_off(Late::Answers(listener)) {
             self.listener(listener).waiting.push_back(end.connection());
             return Ok((descriptor, Connecting::Pending));

@@ -36,6 +36,12 @@ impl Peer {
         self.act(|connection, side| connection.end(side).addr)
     }
 
+    /// That of the other end; none of a Unix socket.
+    #[must_use]
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.act(|connection, side| connection.both(side).1.addr)
+    }
+
     /// Sends as much as there is room for, and says how much that was. Of datagrams: one, whole or not at all.
     ///
     /// # Errors

@@ -1,0 +1,141 @@
+//! Connects: to a remote of the script's, to a listener of the loop's own, to nobody, to several of these at once.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use gaio::sim::{Fault, Remote};
+use gaio::{Conn, ConnectError, ConnectId, OpError, SubmitErrorKind};
+
+use crate::floor::Floor;
+use crate::foreign::Foreign;
+use crate::model::{Line, Ticket};
+
+/// A connect that was accepted, until it completes.
+#[derive(Debug)]
+pub(crate) struct Connect {
+    pub(crate) addrs: Vec<SocketAddr>,
+    pub(crate) deadline: Option<Duration>,
+    name: Option<ConnectId>,
+    cancelled: bool,
+}
+
+impl Floor {
+    fn some_addr(&mut self) -> SocketAddr {
+        let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+        match self.dice.roll(6) {
+            0 => nobody,
+            1 if !self.doors.is_empty() => {
+                let door = self.dice.roll(self.doors.len());
+                self.doors[door].addr
+            }
+            _ => {
+                if self.remotes.len() < 2 {
+                    self.remotes.push(self.world.remote());
+                }
+                let remote = self.dice.roll(self.remotes.len());
+                self.remotes[remote].addr()
+            }
+        }
+    }
+
+    pub(crate) fn connect(&mut self, foreign: Option<&Foreign>) {
+        let addrs: Vec<_> = (0..1 + self.dice.roll(3)).map(|_| self.some_addr()).collect();
+        let within = (self.dice.roll(2) == 0).then(|| Duration::from_micros(self.dice.roll(4_000_000) as u64));
+        let stagger = (self.dice.roll(2) == 0).then(|| Duration::from_micros(self.dice.roll(500_000) as u64));
+        let named = self.dice.roll(3) == 0;
+        let (ticket, submitter) = (self.ticket(), self.submitter().clone());
+        let (id, to) = (ticket.id, addrs.clone());
+        let job = move || {
+            let mut connect = submitter.connect(to);
+            if let Some(time) = within {
+                connect = connect.within(time);
+            }
+            if let Some(time) = stagger {
+                connect = connect.stagger(time);
+            }
+            let mut name = None;
+            if named {
+                let (with_name, given) = connect.named();
+                (connect, name) = (with_name, Some(given));
+            }
+            connect.submit_with(ticket).map(|()| name)
+        };
+        let foreign = foreign.filter(|_| !self.may_be_full());
+        let answer = match foreign {
+            Some(foreign) => foreign.run(job),
+            None => job(),
+        };
+        self.say(|| format!("{id} connects to {addrs:?}"));
+        match answer {
+            Ok(name) => {
+                let deadline = within.map(|time| self.world.now() + time);
+                self.connects.insert(id, Connect { addrs, deadline, name, cancelled: false });
+            }
+            Err(error) => {
+                let sessions = self.submitter().counters().sessions as usize;
+                let crowded = error.kind == SubmitErrorKind::TooMany && sessions >= self.limits.sessions;
+                assert!(crowded || self.may_refuse(error.kind), "a connect is refused: {error:?}");
+            }
+        }
+    }
+
+    pub(crate) fn cancel_connect(&mut self) {
+        let named: Vec<usize> = self.connects.iter().filter(|(_, c)| c.name.is_some()).map(|(id, _)| *id).collect();
+        let Some(id) = self.pick(&named) else { return };
+        let Some(name) = self.connects[&id].name else { return };
+        let cancelled = self.submitter().cancel_connect(name).is_ok();
+        self.connects.get_mut(&id).expect("it was in the list").cancelled |= cancelled;
+    }
+
+    /// Answers who waits at a remote, in some way.
+    pub(crate) fn answer(&mut self) -> bool {
+        let Some(attempt) = self.remotes.iter().find_map(Remote::attempt) else { return false };
+        match self.dice.roll(8) {
+            0 if !self.calm => attempt.refuse(),
+            1 if !self.calm => attempt.fail(std::io::ErrorKind::TimedOut),
+            2 if !self.calm => drop(attempt),
+            _ => {
+                let mut line = Line::new(self.lines.len(), false, attempt.accept());
+                line.accepted = false;
+                self.lines.push(line);
+            }
+        }
+        true
+    }
+
+    pub(crate) fn on_connected(&mut self, context: &Ticket, result: Result<Conn<Ticket>, ConnectError>) {
+        let connect = self.connects.remove(&context.id).expect("a connect completes once");
+        let conn = match result {
+            Ok(conn) => conn,
+            Err(ConnectError { error, failed, .. }) => {
+                let right = match error {
+                    OpError::Os(_) => failed.len() == connect.addrs.len(),
+                    OpError::TimedOut => connect.deadline.is_some_and(|deadline| deadline <= self.world.now()),
+                    OpError::Cancelled => connect.cancelled,
+                    OpError::Aborted => self.shut_down,
+                    _ => false,
+                };
+                assert!(right, "{connect:?} failed as {error:?}, after {failed:?}");
+                return;
+            }
+        };
+        let peer = conn.peer_addr().expect("a TCP connection has one");
+        assert!(connect.addrs.contains(&peer), "somebody else was connected to");
+        let ours = |line: &&mut Line| line.peer.as_ref().is_some_and(|peer| peer.peer_addr() == conn.local_addr());
+        // It leads to a listener of our own, or the peer is gone.
+        let Some(line) = self.lines.iter_mut().find(ours) else { return };
+        assert!(!std::mem::replace(&mut line.accepted, true), "connected twice");
+        if !self.calm {
+            line.handles.push(conn);
+        }
+    }
+
+    /// Connects that may wait for ever, and how many sockets they may have.
+    pub(crate) fn check_connects(&self) -> usize {
+        for connect in self.connects.values() {
+            let never = self.happened(&[Fault::ConnectNever]) || !self.remotes.is_empty();
+            assert!(connect.deadline.is_none() && never, "a connect never ends: {connect:?}");
+        }
+        self.connects.values().map(|connect| connect.addrs.len()).sum()
+    }
+}
