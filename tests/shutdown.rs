@@ -268,6 +268,35 @@ fn an_embedded_watcher_is_dropped_with_everything_in_flight() {
 
 /// The last batch waits for the cell like any other, and whoever looks for room may be the one that hands it over: the
 /// loop must learn of it all the same, or the drop joins it for ever.
+/// Bytes that hold a watcher.
+struct Holder {
+    _watcher: Watcher<u64>,
+}
+
+impl AsRef<[u8]> for Holder {
+    fn as_ref(&self) -> &[u8] {
+        b"last words"
+    }
+}
+
+/// G7, G3: a drop on the loop's own thread cannot wait for the loop, and does not.
+#[test]
+fn a_watcher_that_its_own_loop_drops_ends_all_the_same() {
+    check(|| {
+        let (watcher, submitter) = Watcher::<u64>::spawn_for(gaio::Options::default()).unwrap();
+        let (ours, mut peer) = Net::Unix.pair();
+        let (other, mut others_peer) = Net::Unix.pair();
+        let conn = submitter.delegate(ours).unwrap();
+        let other = submitter.delegate(other).unwrap();
+        other.read(Vec::with_capacity(8)).submit_with(2).unwrap();
+        // The payload of a linked write is dropped by the loop, once it is out.
+        conn.write(Bytes::from_owner(Holder { _watcher: watcher })).then_read_leased().submit_with(1).unwrap();
+        assert_eq!(read_to_its_end(&mut peer).0, 10);
+        assert_eq!(read_to_its_end(&mut others_peer), (0, None));
+        until(|| submitter.post(3).is_err());
+    });
+}
+
 #[test]
 fn dropped_behind_a_full_batch() {
     check(|| {

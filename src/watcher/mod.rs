@@ -227,16 +227,36 @@ impl<C: Send + 'static> Watcher<C> {
     }
 }
 
+impl<C: Send + 'static> Watcher<C> {
+    /// Dropped on its own loop's thread, within a payload's drop: there nobody can wait for the loop. Another thread does.
+    #[cold]
+    fn drop_elsewhere(&mut self) {
+        let none = || Buffer::new(0, 0, 0);
+        let (_, unused) = mailbox(none(), none(), none());
+        let taker = std::mem::replace(&mut self.taker, unused);
+        let (thread, bell) = (self.thread.take(), self.bell.take());
+        let watcher = Self { taker, shared: self.shared.clone(), thread, bell };
+        self.shared.inbox.shut_down(Duration::ZERO);
+        let (hand, handed) = std::sync::mpsc::channel();
+        let body = sys::carry(move || drop(handed.recv()));
+        if thread::Builder::new().name(String::from("gaio-drop")).spawn(body).is_err() {
+            return std::mem::forget(watcher); // Without a thread to be had a loop is leaked, asleep, not hung up.
+        }
+        // The receiver waits for it; and is there, since only it ends the thread.
+        let _ = hand.send(watcher);
+    }
+}
+
 impl<C: Send + 'static> Drop for Watcher<C> {
     fn drop(&mut self) {
+        if self.shared.inbox.local.is_here() {
+            return self.drop_elsewhere();
+        }
         self.shared.inbox.shut_down(Duration::ZERO);
         // The loop ends when its last batch is taken.
         let panics = Panics::default();
         while let Ok(batch) = self.wait() {
             panics.discard(batch);
-        }
-        if self.shared.inbox.local.is_here() {
-            return; // Dropped by its own loop: that one is on its way out already.
         }
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
