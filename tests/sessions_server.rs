@@ -257,6 +257,30 @@ fn connects_come_to_something_or_say_why_not() {
     });
 }
 
+/// The limit on sessions holds whichever way they come.
+#[test]
+fn given_and_opened_connections_count_among_the_sessions() {
+    test(|| {
+        let mut rig = Rig::with(|limits| limits.sessions = 1);
+        let (ours, peer) = UnixStream::pair().unwrap();
+        let (state, first) = Scripted::quiet(Expect::any());
+        rig.hub.adopt(ours, state).map_err(|(error, _)| error).unwrap();
+        rig.until(|| first.has(&Seen::Open));
+        let (another, _its_peer) = UnixStream::pair().unwrap();
+        let (state, third) = Scripted::quiet(Expect::any());
+        let (refused, state) = rig.hub.adopt(another, state).unwrap_err();
+        assert!(matches!(refused.kind, gaio::DelegateErrorKind::TooMany), "{refused}");
+        let (to_open, second) = Scripted::quiet(Expect::any());
+        rig.hub.connect(SocketAddr::from(([127, 0, 0, 1], 1)), to_open).map_err(|_| ()).unwrap();
+        assert_eq!(rig.end_of(&second), End::TooMany.to_string());
+        assert_eq!(rig.hub.sessions(), 1);
+        drop(peer);
+        rig.end_of(&first);
+        rig.hub.adopt(refused.socket, state).map_err(|(error, _)| error).unwrap();
+        rig.until(|| third.has(&Seen::Open));
+    });
+}
+
 #[test]
 fn an_accepted_session_does_not_linger_though_its_listener_does() {
     test(|| {

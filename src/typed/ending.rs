@@ -48,7 +48,7 @@ impl<P: Protocol> Sessions<P> {
             match command {
                 Command::Message { .. } | Command::Broadcast { .. } => count(&self.mail.counters.undelivered),
                 Command::Adopt(newcomer) => {
-                    self.left();
+                    self.mail.left();
                     self.tell(&mut Machine::new(newcomer.state), &End::Shutdown);
                 }
                 Command::Connect { state, .. } => self.tell(&mut Machine::new(*state), &End::Shutdown),

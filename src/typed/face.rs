@@ -24,7 +24,6 @@ use crate::event_loop::session::{Flags, Session};
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Armed, Timer, Timers};
 use crate::event_loop::{self, Step};
-use crate::sync::Ordering;
 use crate::sys::{self, Errno, Socket};
 use crate::typed::ending::Ending;
 use crate::typed::expect::Seen;
@@ -127,7 +126,7 @@ impl<P: Protocol> Sessions<P> {
             Typed { machine, fate: None, extra: None, armed: Armed::NONE, drained: 0, closing: false, connecting };
         let mut session = Session::new(socket, unix, typed);
         if connecting {
-            session.wait_for_retry();
+            session.wait_for_edge();
         }
         match core.register(session) {
             Ok(key) if !connecting => self.open(core, key),
@@ -139,7 +138,7 @@ impl<P: Protocol> Sessions<P> {
                 }
             }
             Err((mut session, errno)) => {
-                self.left();
+                self.mail.left();
                 self.tell(&mut session.state.machine, &End::Os(errno.into()));
             }
         }
@@ -159,26 +158,24 @@ impl<P: Protocol> Sessions<P> {
             End::Closed | End::Aborted | End::Left => &counters.ended_themselves,
             End::TooLong { .. } | End::Refused(_) | End::CutShort { .. } => &counters.ended_by_input,
             End::Overflow | End::CloseTimedOut => &counters.ended_by_output,
-            End::Os(_) => &counters.ended_by_system,
+            End::Os(_) | End::TooMany => &counters.ended_by_system,
             End::Shutdown => &counters.ended_by_shutdown,
             End::Panicked => &counters.panics,
         });
         machine.end(end);
     }
 
-    pub(crate) fn left(&self) {
-        self.mail.sessions.fetch_sub(1, Ordering::Relaxed);
-    }
-
     fn connect(&mut self, core: &mut Core<P>, address: SocketAddr, state: P) {
-        self.mail.sessions.fetch_add(1, Ordering::Relaxed);
+        if !self.mail.admit() {
+            return self.tell(&mut Machine::new(state), &End::TooMany);
+        }
         match sys::connect_tcp(address, &sys::StreamOptions::default()) {
             Ok((socket, connecting)) => {
                 let newcomer = Newcomer { socket, unix: false, state, leftover: bytes::Bytes::new() };
                 self.take_in(core, newcomer, connecting == sys::Connecting::Pending);
             }
             Err(errno) => {
-                self.left();
+                self.mail.left();
                 self.tell(&mut Machine::new(state), &End::Os(errno.into()));
             }
         }
@@ -295,20 +292,25 @@ impl<P: Protocol> event_loop::Face for Sessions<P> {
         }
         let least = self.siblings.iter().min_by_key(|sibling| sibling.load()).cloned();
         let target = least.filter(|sibling| sibling.load() < self.mail.load()).unwrap_or_else(|| self.mail.clone());
-        if target.load() >= self.bench.limits.sessions {
+        if !target.admit() {
             return count(&self.mail.counters.refused);
         }
         let welcome = &mut self.welcome;
         let made = catch_unwind(AssertUnwindSafe(|| welcome(peer)));
-        let Ok(Some(state)) = made else { return count(&self.mail.counters.refused) };
-        target.sessions.fetch_add(1, Ordering::Relaxed);
+        let Ok(Some(state)) = made else {
+            target.left();
+            return count(&self.mail.counters.refused);
+        };
         let newcomer = Newcomer { socket, unix, state, leftover: bytes::Bytes::new() };
         if Arc::ptr_eq(&target, &self.mail) {
             self.take_in(core, newcomer, false);
         } else if let Err((_, Command::Adopt(newcomer))) = target.send(Command::Adopt(Box::new(newcomer))) {
-            // The other loop is behind, or at its end: this one serves.
-            target.sessions.fetch_sub(1, Ordering::Relaxed);
-            self.mail.sessions.fetch_add(1, Ordering::Relaxed);
+            // The other loop is behind, or at its end: this one serves, if it may.
+            target.left();
+            if !self.mail.admit() {
+                count(&self.mail.counters.refused);
+                return self.tell(&mut Machine::new(newcomer.state), &End::TooMany);
+            }
             self.take_in(core, *newcomer, false);
         }
     }

@@ -16,7 +16,9 @@ use crate::limits::LimitsError;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionLimits {
-    /// Sessions of one loop at once; a connection accepted beyond it is closed and counted. Default 65 536.
+    /// Sessions of one loop at once. A connection accepted beyond it is closed and counted, one that is given to the loop
+    /// comes back as `TooMany`, and one that was to be opened ends as [`End::TooMany`](crate::End::TooMany). Default
+    /// 65 536.
     pub sessions: usize,
     /// Output queued in a session above which its input is not read. Bytes; default 64 KiB.
     pub high_water: usize,

@@ -36,11 +36,30 @@ pub(crate) enum Command<P: Protocol> {
 pub(crate) struct Mail<P: Protocol> {
     pub(crate) inbox: Inbox<Command<P>>,
     pub(crate) counters: crate::sync::Arc<Counters>,
-    /// Sessions there are, or are on their way.
-    pub(crate) sessions: AtomicUsize,
+    /// Sessions there are, or are on their way; and how many there may be.
+    sessions: AtomicUsize,
+    most: usize,
 }
 
 impl<P: Protocol> Mail<P> {
+    pub(crate) const fn new(inbox: Inbox<Command<P>>, counters: crate::sync::Arc<Counters>, most: usize) -> Self {
+        Self { inbox, counters, sessions: AtomicUsize::new(0), most }
+    }
+
+    /// Takes a place for a session, if there is one.
+    pub(crate) fn admit(&self) -> bool {
+        let fits = self.sessions.fetch_add(1, Ordering::Relaxed) < self.most;
+        if !fits {
+            self.left();
+        }
+        fits
+    }
+
+    /// Gives a place back.
+    pub(crate) fn left(&self) {
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// Hands a command over, or back.
     pub(crate) fn send(&self, command: Command<P>) -> Result<(), (SendErrorKind, Command<P>)> {
         self.inbox.submit(command, Patience::None).map_err(|(kind, command)| match kind {

@@ -189,6 +189,9 @@ pub enum End {
     CloseTimedOut,
     /// A callback has panicked.
     Panicked,
+    /// It was to be opened, and the loop had as many sessions as [`SessionLimits::sessions`](crate::SessionLimits::sessions)
+    /// allows.
+    TooMany,
     /// The system's error: mostly that the peer has reset the connection.
     Os(io::Error),
     /// The loop has ended, and the session had not closed by itself.
@@ -206,6 +209,7 @@ impl std::fmt::Display for End {
             Self::CutShort { got } => write!(f, "the peer ended after {got} bytes of a frame"),
             Self::Overflow => f.write_str("too much output queued"),
             Self::CloseTimedOut => f.write_str("the peer did not take the output in time"),
+            Self::TooMany => f.write_str("the loop has as many sessions as it may"),
             Self::Panicked => f.write_str("a callback panicked"),
             Self::Os(error) => error.fmt(f),
             Self::Shutdown => f.write_str("the loop has ended"),

@@ -14,8 +14,6 @@ use crate::event_loop::inbox::{Inbox, Intake, nanos};
 use crate::event_loop::{self, EventLoop};
 use crate::handoff::{gate, ring};
 use crate::limits::Limits;
-use crate::sync::Ordering;
-use crate::sync::figures::AtomicUsize;
 use crate::sys::{self, Kind, Selector, Socket, Waker};
 use crate::typed::address::SendErrorKind;
 use crate::typed::face::{Sessions, Welcome};
@@ -77,7 +75,7 @@ impl<P: Protocol> Unbound<P> {
         let core_limits = Limits { accepts_per_turn: limits.accepts_per_turn, ..Limits::default() };
         let core = event_loop::Core::new(selector, core_limits, counters.clone())?;
         let inbox = Inbox::new(producer, raiser, waker, counters.clone());
-        let mail = Arc::new(Mail { inbox, counters, sessions: AtomicUsize::new(0) });
+        let mail = Arc::new(Mail::new(inbox, counters, limits.sessions));
         let siblings = siblings.iter().map(|hub| hub.0.clone()).collect();
         let face = Sessions::new(mail.clone(), Intake::new(consumer), limits, welcome, siblings);
         Ok(Self { event_loop: EventLoop::new(core, face, keeper), hub: Hub(mail) })
@@ -190,9 +188,11 @@ impl<P: Protocol> Hub<P> {
                 return Err((DelegateError { kind, socket, leftover }, state));
             }
         };
-        self.0.sessions.fetch_add(1, Ordering::Relaxed);
+        if !self.0.admit() {
+            return Err((DelegateError { kind: DelegateErrorKind::TooMany, socket, leftover }, state));
+        }
         self.0.send(Command::Adopt(Box::new(Newcomer { socket, unix, state, leftover }))).map_err(|(kind, command)| {
-            self.0.sessions.fetch_sub(1, Ordering::Relaxed);
+            self.0.left();
             let Command::Adopt(newcomer) = command else { unreachable!("a connection was sent, so one was refused") };
             let Newcomer { socket, state, leftover, .. } = *newcomer;
             (DelegateError { kind: refused(kind), socket, leftover }, state)
