@@ -16,7 +16,13 @@
 
 use std::io::IoSlice;
 
+use crate::event_loop::timers::{Timer, Timers};
 use crate::sys::{self, Bits, Datagram, Errno, Socket};
+
+/// Pause before a send is tried again for which memory was short: no edge announces memory.
+const RETRY: u64 = 5_000_000;
+/// Reads of input that a graceful close throws away, per step.
+pub(crate) const DRAINS_PER_STEP: usize = 4;
 
 /// One-bit facts of a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -280,9 +286,16 @@ impl<S> Session<S> {
         }
     }
 
-    /// Tries writing again although no edge came: for errors after which none will.
-    pub(crate) const fn wait_for_retry(&mut self) {
+    /// Waits for the edge that says that a connect is decided.
+    pub(crate) const fn wait_for_edge(&mut self) {
         self.not_writable();
+    }
+
+    /// Memory was short. Sending is tried again in a moment, although no edge will announce it.
+    #[cold]
+    pub(crate) fn retry_soon(&mut self, token: u64, timers: &mut Timers) {
+        self.not_writable();
+        timers.arm(sys::now() + RETRY, Timer::Retry(token));
     }
 
     pub(crate) const fn retry_now(&mut self) {

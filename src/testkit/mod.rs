@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::event_loop::inbox::nanos;
 use crate::typed::address::{Address, Post, SendError};
 use crate::typed::expect::{Expect, Seen};
 use crate::typed::io::Effect;
@@ -232,7 +233,7 @@ impl<P: Protocol> Bench<P> {
 
     /// Time passes. Timers and time limits come in their order.
     pub fn advance(&mut self, time: Duration) {
-        let until = self.bench.now.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        let until = self.bench.now.saturating_add(nanos(time));
         while self.end.is_none() {
             let timer = self.timers.iter().map(|(name, at)| (*at, Some(*name))).min();
             let next = [timer, self.machine.due().map(|due| (due, None))].into_iter().flatten().min();
@@ -279,8 +280,7 @@ impl<P: Protocol> Bench<P> {
         for effect in std::mem::take(&mut self.bench.effects) {
             match effect {
                 Effect::Timer { name, time } => {
-                    let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-                    self.timers.insert(name, self.bench.now.saturating_add(nanos));
+                    self.timers.insert(name, self.bench.now.saturating_add(nanos(time)));
                 }
                 Effect::CancelTimer { name } => {
                     self.timers.remove(&name);

@@ -21,6 +21,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use crate::event_loop::inbox::nanos;
 use crate::typed::address::Post;
 use crate::typed::expect::{Expect, Found, Seen, What};
 use crate::typed::io::{Effect, Io};
@@ -353,8 +354,4 @@ pub(crate) fn worse(one: Result<(), Doom>, other: Result<(), Doom>) -> Result<()
         (one, Ok(())) => one,
         (Err(one), Err(other)) => Err(if matches!(*one, Fate::End(_)) { one } else { other }),
     }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -154,6 +154,11 @@ impl Output {
         }
     }
 
+    /// Worth keeping, empty, for whoever writes next?
+    pub(crate) fn is_small(&self) -> bool {
+        self.pieces.capacity() <= 64
+    }
+
     /// Forgets everything that is not out.
     pub(crate) fn clear(&mut self) {
         self.run = 0..0;

@@ -52,7 +52,7 @@ impl<P: Protocol> Sessions<P> {
         if session.state.connecting {
             match sys::connected(&session.socket) {
                 Err(Errno::AGAIN) => {
-                    session.wait_for_retry();
+                    session.wait_for_edge();
                     return Ok(Step::Idle);
                 }
                 Err(errno) => return Err(End::Os(errno.into()).into()),

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::event_loop::Step;
 use crate::event_loop::counters::count;
 use crate::event_loop::inbox::nanos;
-use crate::event_loop::session::{Flags, Session, Verb};
+use crate::event_loop::session::{DRAINS_PER_STEP, Flags, Session, Verb};
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Armed, Timer, Timers};
 use crate::sys::{self, Errno, Socket};
@@ -19,11 +19,6 @@ use crate::typed::machine::{Bench, Doom, Fate, Machine};
 use crate::typed::output::Output;
 use crate::typed::protocol::{End, Protocol};
 use crate::watcher::Detached;
-
-/// Pause before a send is tried again for which memory was short: no edge announces memory.
-const RETRY: u64 = 5_000_000;
-/// Reads of input to be thrown away, per step.
-const DRAINS_PER_STEP: usize = 4;
 
 /// Sends what is queued; what the system does not take is, or stays, the session's backlog. `input`: what the output may
 /// refer to.
@@ -39,7 +34,7 @@ pub(crate) fn flush<P: Protocol>(
         let sent = send(session, &mut backlog, &[], timers, token);
         if backlog.queued() > 0 {
             session.state.machine.backlog = Some(backlog);
-        } else if bench.outputs.len() < SPARES {
+        } else if bench.outputs.len() < SPARES && backlog.is_small() {
             bench.outputs.push(backlog);
         }
         sent?;
@@ -79,8 +74,7 @@ fn send<P>(
             Verb::Moved(n) => output.advance(n, input),
             Verb::Pending => break,
             Verb::Failed(Errno::NOBUFS | Errno::NOMEM) => {
-                session.wait_for_retry();
-                timers.arm(sys::now() + RETRY, Timer::Retry(token));
+                session.retry_soon(token, timers);
                 break;
             }
             Verb::Failed(errno) => {
@@ -206,7 +200,7 @@ impl<P: Protocol> Sessions<P> {
                 leave(&mut self.groups, group, key.token());
             }
         }
-        self.left();
+        self.mail.left();
         let Session { socket, state, .. } = session;
         Some((socket, state.machine))
     }

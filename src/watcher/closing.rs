@@ -19,7 +19,7 @@ use crate::error::OpError;
 use crate::event_loop::Step;
 use crate::event_loop::counters::count;
 use crate::event_loop::inbox::nanos;
-use crate::event_loop::session::{Flags, Session, Verb};
+use crate::event_loop::session::{DRAINS_PER_STEP, Flags, Session, Verb};
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Armed, Timer};
 use crate::sys::{self, Errno};
@@ -30,9 +30,6 @@ use crate::watcher::op::Operation;
 use crate::watcher::outcome::Detached;
 use crate::watcher::proactor::{Core, Proactor};
 use crate::watcher::queue::{Pending, Queues};
-
-/// Reads of input to be thrown away, per step.
-const DRAINS_PER_STEP: usize = 4;
 
 impl<C> Proactor<C> {
     /// A close or release has come out of the ring.

@@ -17,11 +17,10 @@ use std::io::IoSlice;
 
 use crate::error::OpError;
 use crate::event_loop::session::Verb;
-use crate::event_loop::timers::Timer;
-use crate::sys::{self, Datagram, Errno, MAX_SLICES};
+use crate::sys::{Datagram, Errno, MAX_SLICES};
 use crate::watcher::batch::Stored;
 use crate::watcher::body::Body;
-use crate::watcher::flow::{RETRY, Tried};
+use crate::watcher::flow::Tried;
 use crate::watcher::lease::{Class, SMALL};
 use crate::watcher::outcome::{Failure, Half, Payload};
 use crate::watcher::proactor::Proactor;
@@ -48,8 +47,7 @@ impl<C> Proactor<C> {
         match verb {
             Verb::Pending => return Some(Tried::Waits),
             Verb::Failed(Errno::NOBUFS | Errno::NOMEM) => {
-                turn.session.wait_for_retry();
-                turn.timers.arm(sys::now() + RETRY, Timer::Retry(turn.key.token()));
+                turn.session.retry_soon(turn.key.token(), turn.timers);
                 return Some(Tried::Waits);
             }
             Verb::Failed(errno) => {

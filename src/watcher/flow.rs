@@ -16,7 +16,7 @@ use crate::error::OpError;
 use crate::event_loop::Step;
 use crate::event_loop::session::{Flags, Session, Verb};
 use crate::event_loop::slab::Key;
-use crate::event_loop::timers::{Timer, Timers};
+use crate::event_loop::timers::Timers;
 use crate::sys::{self, Errno};
 use crate::watcher::batch::Stored;
 use crate::watcher::body::Body;
@@ -25,9 +25,6 @@ use crate::watcher::outcome::Payload;
 use crate::watcher::proactor::Proactor;
 use crate::watcher::queue::{Pending, Queues};
 use crate::watcher::turn::{Budget, Turn};
-
-/// Pause before a send is tried again for which memory was short: no edge announces memory.
-pub(crate) const RETRY: u64 = 5_000_000;
 
 /// What trying the operation at the head of a queue came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,8 +65,7 @@ fn send_rest<C>(pending: &mut Pending<C>, turn: &mut Turn<'_>, len: usize) -> Se
             }
             Verb::Pending => return Sent::Waits,
             Verb::Failed(Errno::NOBUFS | Errno::NOMEM) => {
-                turn.session.wait_for_retry();
-                turn.timers.arm(sys::now() + RETRY, Timer::Retry(turn.key.token()));
+                turn.session.retry_soon(turn.key.token(), turn.timers);
                 return Sent::Waits;
             }
             Verb::Failed(errno) => return Sent::Failed(errno),
