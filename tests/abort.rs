@@ -5,10 +5,7 @@ mod support;
 use std::io::{ErrorKind, Write};
 
 use gaio::{OpError, SubmitErrorKind};
-use support::{Drive, LONG, NETS, Net, Rig, both_drives, descriptors, read_to_its_end};
-
-/// More than both kernels take between them.
-const HUGE: usize = 16 << 20;
+use support::{Drive, HUGE, LONG, NETS, Net, Rig, both_drives, descriptors, read_to_its_end};
 
 fn with_data_in_flight<D: Drive>() {
     let mut rig = Rig::<D>::new();

@@ -11,24 +11,15 @@ use std::time::Duration;
 
 use gaio::{Conn, Failure, Half, OpError, OpId, SubmitErrorKind};
 use support::{
-    Drive, Got, LONG, MARK, NETS, Net, Pattern, Rig, Taken, both_drives, doze, finish, read_all, read_some,
-    read_to_its_end, stuff, until,
+    Drive, Got, HUGE, LONG, MARK, NETS, Net, Pattern, Rig, Taken, both_drives, broken, doze, finish, read_all,
+    read_some, read_to_its_end, stuff, until,
 };
-
-/// More than both kernels take between them.
-const HUGE: usize = 16 << 20;
 
 #[track_caller]
 fn cancelled(got: Got) -> Failure {
     let failure = got.failed();
     assert!(matches!(failure.error, OpError::Cancelled), "{failure:?}");
     failure
-}
-
-#[track_caller]
-fn broken(got: Got) {
-    let failure = got.failed();
-    assert!(matches!(failure.error, OpError::Broken) && failure.transferred == 0, "{failure:?}");
 }
 
 fn read(conn: &Conn<u64>, context: u64) -> OpId {

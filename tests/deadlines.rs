@@ -14,25 +14,16 @@ use std::time::{Duration, Instant};
 use gaio::{Conn, Failure, Half, OpError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::{
-    Drive, Got, LONG, NETS, Net, Pattern, Peer, Rig, Taken, both_drives, doze, finish, read_all, read_some,
-    read_to_its_end, stuff,
+    Drive, Got, HUGE, LONG, NETS, Net, Pattern, Peer, Rig, Taken, both_drives, broken, doze, finish, read_all,
+    read_some, read_to_its_end, stuff,
 };
 
 const SOON: Duration = Duration::from_millis(20);
-/// More than both kernels take between them.
-const HUGE: usize = 16 << 20;
-
 #[track_caller]
 fn timed_out(got: Got) -> Failure {
     let failure = got.failed();
     assert!(matches!(failure.error, OpError::TimedOut), "{failure:?}");
     failure
-}
-
-#[track_caller]
-fn broken(got: Got) {
-    let failure = got.failed();
-    assert!(matches!(failure.error, OpError::Broken) && failure.transferred == 0, "{failure:?}");
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -12,12 +12,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use gaio::{Conn, DelegateErrorKind, Half, OpError, Options, Watcher};
 use support::{
-    Drive, Got, LONG, NETS, Net, Pattern, Peer, Rig, Taken, both_drives, finish, os_error, read_all, read_some,
+    Drive, Got, HUGE, LONG, NETS, Net, Pattern, Peer, Rig, Taken, both_drives, finish, os_error, read_all, read_some,
     read_to_its_end, reset,
 };
 
-/// More than both kernels take between them.
-const HUGE: usize = 16 << 20;
 const SOON: Duration = Duration::from_millis(20);
 
 /// The socket, as std knows it. Nobody else has a part in it any more.

@@ -8,11 +8,8 @@ use std::time::Duration;
 
 use gaio::{Half, OpError};
 use support::{
-    Drive, LONG, NETS, Net, Pattern, Rig, both_drives, finish, read_all, read_some, read_to_its_end, reset, stuff,
+    Drive, HUGE, LONG, NETS, Net, Pattern, Rig, both_drives, finish, read_all, read_some, read_to_its_end, reset, stuff,
 };
-
-/// More than both kernels take between them.
-const HUGE: usize = 16 << 20;
 
 fn writes_are_over_reads_go_on_and_the_close_is_clean<D: Drive>() {
     for net in NETS {

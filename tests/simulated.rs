@@ -5,120 +5,16 @@
 
 #![cfg(gaio_sim)]
 
+#[path = "support/desk.rs"]
+mod desk;
+
 use std::io::ErrorKind;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gaio::sim::{Clock, Config, Peer, World};
-use gaio::{
-    Conn, EmbeddedWatcher, Event, Half, Limits, OpError, Options, Outcome, Payload, Submitter, WaitError, Watcher,
-};
-
-const MILLISECOND: Duration = Duration::from_millis(1);
-/// Nothing is early, and nothing later than this.
-const TICK: Duration = Duration::from_nanos(1 << 20);
-
-/// A world, and a loop in it. Contexts are numbers.
-struct Desk {
-    world: World,
-    watcher: EmbeddedWatcher<u32>,
-    submitter: Submitter<u32>,
-}
-
-fn desk_with(config: impl FnOnce(&mut Config), limits: impl FnOnce(&mut Limits)) -> Desk {
-    let world = World::enter();
-    world.configure(|own| {
-        own.clock = Clock::Manual;
-        config(own);
-    });
-    let mut own = Limits::default();
-    limits(&mut own);
-    let (watcher, submitter) = EmbeddedWatcher::new_for(Options::default().limits(own)).unwrap();
-    Desk { world, watcher, submitter }
-}
-
-fn desk() -> Desk {
-    desk_with(|_| (), |_| ())
-}
-
-/// An outcome that owns its bytes.
-#[derive(Debug, PartialEq)]
-enum Got {
-    Bytes(Vec<u8>),
-    Readable,
-    Wrote,
-    ShutDown,
-    Closed,
-    Detached,
-    Eof(Vec<u8>),
-    /// Which half, after how many bytes, and how it is called.
-    Failed(Half, usize, String),
-    Accepted,
-    ListenerEnded,
-    Posted,
-}
-
-fn failed(half: Half, transferred: usize, error: &OpError) -> Got {
-    let name = match error {
-        OpError::Os(error) => format!("{:?}", error.kind()),
-        other => format!("{other:?}"),
-    };
-    Got::Failed(half, transferred, name)
-}
-
-impl Desk {
-    fn conn(&self) -> (Conn<u32>, Peer) {
-        let (socket, peer) = self.world.pair();
-        (self.submitter.delegate(socket).unwrap(), peer)
-    }
-
-    fn unix_conn(&self) -> (Conn<u32>, Peer) {
-        let (socket, peer) = self.world.unix_pair();
-        (self.submitter.delegate(socket).unwrap(), peer)
-    }
-
-    /// What there is without time passing: turns until two of them bring nothing.
-    fn events(&mut self) -> Vec<(u32, Got)> {
-        let mut got = Vec::new();
-        let mut quiet = 0;
-        while quiet < 2 {
-            let batch = self.watcher.turn(Some(Duration::ZERO)).unwrap();
-            quiet = if batch.len() == 0 { quiet + 1 } else { 0 };
-            got.extend(batch.map(|event| match event {
-                Event::Done { context, outcome, .. } => (context, owned(outcome)),
-                Event::Accepted { .. } => (u32::MAX, Got::Accepted),
-                Event::ListenerEnded { .. } => (u32::MAX, Got::ListenerEnded),
-                Event::Posted(context) => (context, Got::Posted),
-                other => panic!("{other:?}"),
-            }));
-        }
-        got
-    }
-}
-
-fn owned(outcome: Outcome<'_>) -> Got {
-    match outcome {
-        Outcome::Read(bytes) => Got::Bytes(bytes),
-        Outcome::Pooled(bytes) => Got::Bytes(bytes.to_vec()),
-        Outcome::Leased(lease) => Got::Bytes(lease.to_vec()),
-        Outcome::Readable => Got::Readable,
-        Outcome::Wrote(_) => Got::Wrote,
-        Outcome::ShutDown => Got::ShutDown,
-        Outcome::Closed => Got::Closed,
-        Outcome::Detached(_) => Got::Detached,
-        Outcome::Eof(bytes) => Got::Eof(bytes.unwrap_or_default()),
-        Outcome::Failed(failure) => failed(failure.half, failure.transferred, &failure.error),
-    }
-}
-
-fn bytes(text: &[u8]) -> Got {
-    Got::Bytes(text.to_vec())
-}
-
-fn received(peer: &Peer) -> Result<Vec<u8>, ErrorKind> {
-    let mut buf = [0; 512];
-    peer.recv(&mut buf).map(|len| buf[..len].to_vec()).map_err(|error| error.kind())
-}
+use desk::{Bomb, Desk, Got, MILLISECOND, TICK, bytes, desk, desk_with, owned, received};
+use gaio::sim::{Clock, Peer, World};
+use gaio::{Conn, Event, Half, Limits, Options, Outcome, Payload, WaitError, Watcher};
 
 /// The ways to read, each with room for `n` bytes at least.
 #[derive(Clone, Copy, Debug)]
@@ -376,7 +272,7 @@ fn a_linked_read_behind_into_fd_is_released() {
     assert_eq!(desk.events(), []);
     assert_eq!(received(&peer).unwrap(), b"long");
     let released = (1, Got::Failed(Half::Read, 0, "Released".into()));
-    assert_eq!(desk.events(), [released, (2, Got::Detached)]);
+    assert_eq!(desk.events(), [released, (2, Got::Detached(Vec::new()))]);
 }
 
 #[test]
@@ -602,7 +498,7 @@ fn nothing_is_left_when_the_watcher_is_gone() {
     let listener = desk.submitter.listen(socket).unwrap();
     conn.read(Vec::with_capacity(8)).submit_with(1).unwrap();
     conn.write(Payload::Static(b"out")).submit_with(2).unwrap();
-    let Desk { world, watcher, submitter } = desk;
+    let Desk { world, watcher, submitter, .. } = desk;
     drop(watcher);
     assert!(conn.read_pooled().submit_with(3).is_err());
     drop((conn, listener, submitter));
@@ -611,22 +507,6 @@ fn nothing_is_left_when_the_watcher_is_gone() {
 }
 
 // --- a panic in user code ----------------------------------------------------------------------------------------
-
-/// Bytes whose drop waits until it may, then panics.
-struct Bomb(std::sync::mpsc::Receiver<()>);
-
-impl AsRef<[u8]> for Bomb {
-    fn as_ref(&self) -> &[u8] {
-        b"bomb"
-    }
-}
-
-impl Drop for Bomb {
-    fn drop(&mut self) {
-        let _ = self.0.recv();
-        panic!("on purpose");
-    }
-}
 
 /// An embedded loop passes the panic on, and can still be ended.
 #[test]
@@ -639,7 +519,7 @@ fn a_panic_in_a_turn_leaves_a_watcher_that_can_be_dropped() {
     conn.read(Vec::with_capacity(8)).submit_with(2).unwrap();
     let turn = std::panic::AssertUnwindSafe(|| desk.watcher.turn(Some(Duration::ZERO)).map(|batch| batch.count()));
     assert!(std::panic::catch_unwind(turn).is_err());
-    let Desk { world, watcher, submitter } = desk;
+    let Desk { world, watcher, submitter, .. } = desk;
     drop((watcher, conn, submitter));
     assert_eq!(world.open_descriptors(), 0);
 }

@@ -4,48 +4,24 @@
 
 #![cfg(gaio_sim)]
 
+#[path = "support/desk.rs"]
+mod desk;
+
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gaio::sim::{Clock, Config, Remote, World};
-use gaio::{
-    Conn, ConnectError, EmbeddedWatcher, Event, Limits, ListenOptions, OpError, Options, Outcome, Submitter, WaitError,
-    Watcher,
-};
+use desk::{Bomb, Desk, desk, desk_with};
+use gaio::sim::{Remote, World};
+use gaio::{Conn, ConnectError, EmbeddedWatcher, Event, ListenOptions, OpError, Options, Outcome, WaitError, Watcher};
 
 /// More than a deadline may be late by: it is rounded up to 2²⁰ ns.
 const TICK: Duration = Duration::from_millis(4);
 const STAGGER: Duration = Duration::from_millis(250);
 
-struct Desk {
-    world: World,
-    watcher: EmbeddedWatcher<u32>,
-    submitter: Submitter<u32>,
-    /// Descriptors of the loop alone.
-    own: usize,
-}
-
 type Outcomes = Vec<(u32, Result<Conn<u32>, ConnectError>)>;
-
-fn desk_with(config: impl FnOnce(&mut Config), limits: impl FnOnce(&mut Limits)) -> Desk {
-    let world = World::enter();
-    world.configure(|own| {
-        own.clock = Clock::Manual;
-        config(own);
-    });
-    let mut own = Limits::default();
-    limits(&mut own);
-    let (watcher, submitter) = EmbeddedWatcher::new_for(Options::default().limits(own)).unwrap();
-    let own = world.open_descriptors();
-    Desk { world, watcher, submitter, own }
-}
-
-fn desk() -> Desk {
-    desk_with(|_| (), |_| ())
-}
 
 impl Desk {
     /// The connects that come to their end without time passing.
@@ -367,22 +343,6 @@ fn a_shutdown_aborts_in_order_and_closes_all() {
     };
     assert_eq!((contexts, end), (vec![0, 1, 2, 3], WaitError::Closed));
     assert_eq!((desk.sockets(), desk.submitter.counters().sessions, desk.submitter.load()), (0, 0, 0));
-}
-
-/// Its drop panics on the loop's thread.
-struct Bomb(std::sync::mpsc::Receiver<()>);
-
-impl AsRef<[u8]> for Bomb {
-    fn as_ref(&self) -> &[u8] {
-        b"bomb"
-    }
-}
-
-impl Drop for Bomb {
-    fn drop(&mut self) {
-        let _ = self.0.recv();
-        panic!("a bomb");
-    }
 }
 
 /// After a panic in user code connects under way fail, and those behind it in the ring as well (G11).

@@ -2,101 +2,25 @@
 
 #![cfg(gaio_sim)]
 
+#[path = "support/desk.rs"]
+mod desk;
+
 use std::io::ErrorKind;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gaio::sim::{Clock, Config, Peer, World};
-use gaio::{Conn, EmbeddedWatcher, Event, Half, Limits, OpError, Options, Outcome, Payload, Submitter};
+use desk::{Desk, Got, MILLISECOND, bytes, desk, desk_with, owned, received};
+use gaio::sim::Peer;
+use gaio::{Conn, Event, Half, Limits};
 
-const MILLISECOND: Duration = Duration::from_millis(1);
 /// A deadline is rounded up to what the wheel tells apart, and looked at in the turn after that.
 const A_LITTLE: Duration = Duration::from_millis(5);
 
-/// A world, and a loop in it. Contexts are numbers.
-struct Desk {
-    world: World,
-    watcher: EmbeddedWatcher<u32>,
-    submitter: Submitter<u32>,
-}
-
-fn desk_with(config: impl FnOnce(&mut Config), limits: impl FnOnce(&mut Limits)) -> Desk {
-    let world = World::enter();
-    world.configure(|own| {
-        own.clock = Clock::Manual;
-        config(own);
-    });
-    let mut own = Limits::default();
-    limits(&mut own);
-    let (watcher, submitter) = EmbeddedWatcher::new_for(Options::default().limits(own)).unwrap();
-    Desk { world, watcher, submitter }
-}
-
-fn desk() -> Desk {
-    desk_with(|_| (), |_| ())
-}
-
-/// An outcome that owns its bytes.
-#[derive(Debug, PartialEq)]
-enum Got {
-    Bytes(Vec<u8>),
-    Readable,
-    Wrote,
-    Closed,
-    /// The whole length, and what is left.
-    Cut(usize, Vec<u8>),
-    /// Which half, after how many bytes, and how it is called.
-    Failed(Half, usize, String),
-}
-
-fn owned(outcome: Outcome<'_>) -> Got {
-    match outcome {
-        Outcome::Read(bytes) => Got::Bytes(bytes),
-        Outcome::Pooled(bytes) => Got::Bytes(bytes.to_vec()),
-        Outcome::Leased(lease) => Got::Bytes(lease.to_vec()),
-        Outcome::Readable => Got::Readable,
-        Outcome::Wrote(_) => Got::Wrote,
-        Outcome::Closed => Got::Closed,
-        Outcome::Failed(failure) => match failure.error {
-            OpError::Truncated { whole } => {
-                Got::Cut(whole, failure.buffer.as_ref().and_then(Payload::as_slice).unwrap().to_vec())
-            }
-            OpError::Os(error) => Got::Failed(failure.half, failure.transferred, format!("{:?}", error.kind())),
-            other => Got::Failed(failure.half, failure.transferred, format!("{other:?}")),
-        },
-        other => panic!("{other:?}"),
-    }
-}
-
 impl Desk {
-    fn conn(&self, unix: bool) -> (Conn<u32>, Peer) {
+    fn datagrams(&self, unix: bool) -> (Conn<u32>, Peer) {
         let (socket, peer) = if unix { self.world.unix_datagram_pair() } else { self.world.udp_pair() };
         (self.submitter.delegate(socket).unwrap(), peer)
     }
-
-    /// What there is without time passing: turns until two of them bring nothing.
-    fn events(&mut self) -> Vec<(u32, Got)> {
-        let mut got = Vec::new();
-        let mut quiet = 0;
-        while quiet < 2 {
-            let batch = self.watcher.turn(Some(Duration::ZERO)).unwrap();
-            quiet = if batch.len() == 0 { quiet + 1 } else { 0 };
-            got.extend(batch.map(|event| match event {
-                Event::Done { context, outcome, .. } => (context, owned(outcome)),
-                other => panic!("{other:?}"),
-            }));
-        }
-        got
-    }
-}
-
-fn bytes(text: &[u8]) -> Got {
-    Got::Bytes(text.to_vec())
-}
-
-fn received(peer: &Peer) -> Result<Vec<u8>, ErrorKind> {
-    let mut buf = [0; 512];
-    peer.recv(&mut buf).map(|len| buf[..len].to_vec()).map_err(|error| error.kind())
 }
 
 /// Every kind of read that there is of datagrams.
@@ -114,7 +38,7 @@ fn read(conn: &Conn<u32>, kind: u32) {
 fn messages_keep_their_borders_though_everything_is_pending_first() {
     for (unix, pending) in [(true, true), (true, false), (false, true), (false, false)] {
         let mut desk = desk_with(|config| config.pending_first = pending, |_| ());
-        let (conn, peer) = desk.conn(unix);
+        let (conn, peer) = desk.datagrams(unix);
         for kind in 0..3 {
             for text in [&b"one"[..], b"", b"three"] {
                 peer.send(text).unwrap();
@@ -140,7 +64,7 @@ fn messages_keep_their_borders_though_everything_is_pending_first() {
 fn a_linked_operation_outlives_a_pending_in_either_half() {
     for unix in [true, false] {
         let mut desk = desk_with(|config| config.pending_first = true, |_| ());
-        let (conn, peer) = desk.conn(unix);
+        let (conn, peer) = desk.datagrams(unix);
         conn.write(Vec::from(*b"question")).then_read().submit_with(1).unwrap();
         conn.write(b"more").then_read_pooled().submit_with(2).unwrap();
         assert_eq!(desk.events(), []);
@@ -157,7 +81,7 @@ fn pooled_reads_wait_for_room_for_a_whole_message() {
     for pending in [true, false] {
         let limits = |limits: &mut Limits| (limits.arena, limits.read_cap) = (256, 200);
         let mut desk = desk_with(|config| config.pending_first = pending, limits);
-        let (conn, peer) = desk.conn(true);
+        let (conn, peer) = desk.datagrams(true);
         for n in [100, 100, 129, 0, 250] {
             assert_eq!(peer.send(&vec![7; n]).unwrap(), n);
             read(&conn, 1);
@@ -186,7 +110,7 @@ fn pooled_reads_wait_for_room_for_a_whole_message() {
 fn a_refusal_is_told_to_one_operation_whichever_it_is() {
     for kind in 0..4 {
         let mut desk = desk();
-        let (conn, peer) = desk.conn(false);
+        let (conn, peer) = desk.datagrams(false);
         peer.send(b"before").unwrap();
         peer.close();
         conn.write(b"to nobody").submit_with(9).unwrap();
@@ -219,7 +143,7 @@ fn a_refusal_is_told_to_one_operation_whichever_it_is() {
 #[test]
 fn a_dead_unix_peer_ends_nothing() {
     let mut desk = desk();
-    let (conn, peer) = desk.conn(true);
+    let (conn, peer) = desk.datagrams(true);
     peer.send(b"never read").unwrap();
     assert_eq!(desk.events(), []);
     peer.close();
@@ -236,7 +160,7 @@ fn a_dead_unix_peer_ends_nothing() {
 #[test]
 fn a_write_that_is_given_up_breaks_nothing() {
     let mut desk = desk_with(|config| config.buffer = 20, |_| ());
-    let (conn, peer) = desk.conn(true);
+    let (conn, peer) = desk.datagrams(true);
     conn.write(b"0123456789").submit_with(1).unwrap();
     conn.write(b"0123456789").within(MILLISECOND).submit_with(2).unwrap();
     conn.write(b"last").submit_with(3).unwrap();
@@ -255,7 +179,7 @@ fn a_write_that_is_given_up_breaks_nothing() {
 #[test]
 fn a_late_read_leaves_the_message_to_the_next() {
     let mut desk = desk();
-    let (conn, peer) = desk.conn(false);
+    let (conn, peer) = desk.datagrams(false);
     conn.read_leased().within(MILLISECOND).submit_with(1).unwrap();
     conn.read_pooled().submit_with(2).unwrap();
     assert_eq!(desk.events(), []);
@@ -270,7 +194,7 @@ fn a_close_waits_for_its_writes_and_nothing_else() {
     for unix in [true, false] {
         let mut desk = desk();
         let before = desk.world.open_descriptors();
-        let (conn, peer) = desk.conn(unix);
+        let (conn, peer) = desk.datagrams(unix);
         peer.send(b"unread").unwrap();
         conn.write(b"last").submit_with(1).unwrap();
         conn.close().submit_with(2).unwrap();
@@ -279,7 +203,7 @@ fn a_close_waits_for_its_writes_and_nothing_else() {
         assert_eq!(received(&peer), Ok(b"last".to_vec()));
     }
     let mut desk = desk_with(|config| config.buffer = 20, |limits| limits.close_within = Duration::from_secs(5));
-    let (conn, peer) = desk.conn(true);
+    let (conn, peer) = desk.datagrams(true);
     (0..3).for_each(|i| conn.write(b"0123456789").submit_with(i).unwrap());
     conn.close().submit_with(3).unwrap();
     assert_eq!(desk.events(), [(0, Got::Wrote)]);

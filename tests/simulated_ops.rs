@@ -5,112 +5,20 @@
 
 #![cfg(gaio_sim)]
 
+#[path = "support/desk.rs"]
+mod desk;
+
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use gaio::sim::{Clock, Config, Peer, World};
-use gaio::{
-    Conn, EmbeddedWatcher, Event, Half, Limits, Op, OpError, OpId, Options, Outcome, Submitter, WaitError, Watcher,
-};
+use desk::{Desk, Got, MILLISECOND, TICK, desk, desk_with, of};
+use gaio::sim::{Clock, Peer, World};
+use gaio::{Half, Op, OpId, Options, WaitError, Watcher};
 
-/// What a deadline may be late by: it is rounded up to 2²⁰ ns.
-const TICK: Duration = Duration::from_nanos(1 << 20);
-const MILLISECOND: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(86_400);
-
-/// A world, and a loop in it. Contexts are numbers.
-struct Desk {
-    world: World,
-    watcher: EmbeddedWatcher<u32>,
-    submitter: Submitter<u32>,
-}
-
-fn desk_with(config: impl FnOnce(&mut Config), limits: impl FnOnce(&mut Limits)) -> Desk {
-    let world = World::enter();
-    world.configure(|own| {
-        own.clock = Clock::Manual;
-        config(own);
-    });
-    let mut own = Limits::default();
-    limits(&mut own);
-    let (watcher, submitter) = EmbeddedWatcher::new_for(Options::default().limits(own)).unwrap();
-    Desk { world, watcher, submitter }
-}
-
-fn desk() -> Desk {
-    desk_with(|_| (), |_| ())
-}
-
-#[derive(Debug, PartialEq)]
-enum Got {
-    Bytes(Vec<u8>),
-    Readable,
-    Wrote,
-    ShutDown,
-    Closed,
-    /// With the bytes that were left.
-    Detached(Vec<u8>),
-    Eof(Vec<u8>),
-    /// Which half, after how many bytes, and how it is called.
-    Failed(Half, usize, String),
-    Rang,
-    Silenced(String),
-}
-
-fn of(event: Event<'_, u32>) -> (u32, Got) {
-    let (context, outcome) = match event {
-        Event::Done { context, outcome, .. } => (context, outcome),
-        Event::Timer { context, result: Ok(()) } => return (context, Got::Rang),
-        Event::Timer { context, result: Err(error) } => return (context, Got::Silenced(format!("{error:?}"))),
-        other => panic!("{other:?}"),
-    };
-    let got = match outcome {
-        Outcome::Read(bytes) => Got::Bytes(bytes),
-        Outcome::Pooled(bytes) => Got::Bytes(bytes.to_vec()),
-        Outcome::Leased(lease) => Got::Bytes(lease.to_vec()),
-        Outcome::Readable => Got::Readable,
-        Outcome::Wrote(_) => Got::Wrote,
-        Outcome::ShutDown => Got::ShutDown,
-        Outcome::Closed => Got::Closed,
-        Outcome::Detached(detached) => Got::Detached(detached.leftover.to_vec()),
-        Outcome::Eof(bytes) => Got::Eof(bytes.unwrap_or_default()),
-        Outcome::Failed(failure) => {
-            let name = match &failure.error {
-                OpError::Os(error) => format!("{:?}", error.kind()),
-                other => format!("{other:?}"),
-            };
-            Got::Failed(failure.half, failure.transferred, name)
-        }
-    };
-    (context, got)
-}
-
-impl Desk {
-    fn conn(&self) -> (Conn<u32>, Peer) {
-        let (socket, peer) = self.world.pair();
-        (self.submitter.delegate(socket).unwrap(), peer)
-    }
-
-    /// What there is without time passing: turns until two of them bring nothing.
-    fn events(&mut self) -> Vec<(u32, Got)> {
-        let mut got = Vec::new();
-        let mut quiet = 0;
-        while quiet < 2 {
-            let batch = self.watcher.turn(Some(Duration::ZERO)).unwrap();
-            quiet = if batch.len() == 0 { quiet + 1 } else { 0 };
-            got.extend(batch.map(of));
-        }
-        got
-    }
-
-    fn after(&mut self, time: Duration) -> Vec<(u32, Got)> {
-        self.world.advance(time);
-        self.events()
-    }
-}
 
 fn late(half: Half, transferred: usize) -> Got {
     Got::Failed(half, transferred, "TimedOut".into())
@@ -635,7 +543,7 @@ fn nothing_is_left_when_the_watcher_is_gone() {
     let left = desk.submitter.delegate_with(socket, &b"left"[..]).unwrap();
     left.into_fd().submit_with(4).unwrap();
     conn.cancel(id).unwrap();
-    let Desk { world, watcher, submitter } = desk;
+    let Desk { world, watcher, submitter, .. } = desk;
     drop(watcher);
     assert!(conn.cancel(id).is_err());
     drop((conn, left, submitter));

@@ -86,6 +86,8 @@ mod net;
 mod waker_eventfd;
 #[cfg(all(not(any(loom, gaio_sim)), any(test, gaio_pipe_waker)))]
 mod waker_pipe;
+#[cfg(all(test, not(any(loom, gaio_sim))))]
+mod waker_tests;
 
 // Public, as `gaio::sim`, in the builds that run on it; in an ordinary test build it is only tested.
 #[cfg(any(loom, gaio_sim, test))]

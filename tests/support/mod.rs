@@ -471,6 +471,16 @@ impl<D: Drive> Rig<D> {
     }
 }
 
+/// More than both kernels take between them.
+pub(crate) const HUGE: usize = 16 << 20;
+
+/// Refused, since nothing may follow what went before; not begun.
+#[track_caller]
+pub(crate) fn broken(got: Got) {
+    let failure = got.failed();
+    assert!(matches!(failure.error, OpError::Broken) && failure.transferred == 0, "{failure:?}");
+}
+
 /// A deadline far enough away never to be the reason of anything.
 pub(crate) const LONG: Duration = Duration::from_secs(3_600);
 
