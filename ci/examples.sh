@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-cargo build --release --examples
+cargo build --release --example echo-server
 server=${CARGO_TARGET_DIR:-target}/release/examples/echo-server
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

@@ -15,4 +15,4 @@ echo '--- clippy gaio_sim'
 cargo clippy --lib --test 'simulated*' --test swarm -- -D warnings --cfg gaio_sim
 echo '--- clippy loom'
 RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom" \
-    cargo clippy --release --lib --test 'loom_*' -- -D warnings
+    cargo clippy --profile models --lib --test 'loom_*' -- -D warnings

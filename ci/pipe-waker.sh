@@ -3,4 +3,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-RUSTFLAGS='--cfg gaio_pipe_waker' CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/pipe-waker" cargo test
+RUSTFLAGS='--cfg gaio_pipe_waker' CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/pipe-waker" cargo test --lib --tests
