@@ -10,7 +10,7 @@ mod scripted;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use gaio::sim::{Clock, Config, Peer, World};
+use gaio::sim::{Clock, Config, Fault, Faults, Peer, World};
 use gaio::{Expect, LengthField, SessionLimits, TimeLimit};
 use scripted::{Books, Log, Rig, Scripted, Seen, Then, frame, note, order, usual};
 
@@ -388,5 +388,31 @@ fn everything_works_though_every_call_is_pending_first() {
         drop(peer);
         desk.settle();
         assert_eq!(log.end().as_deref(), Some("closed"));
+    }
+}
+
+// --- shortages ----------------------------------------------------------------------------------------------------
+
+/// No edge announces memory: a send for which it was short is tried again in a moment, and nothing is lost or sent twice.
+#[test]
+fn short_memory_is_waited_out() {
+    for fault in [Fault::NoBuffers, Fault::NoMemory] {
+        let mut desk = desk();
+        let (state, log) = Scripted::quiet(Expect::until(b"\n"));
+        let (log, peer) = desk.session((state.echoing(), log));
+        desk.world.configure(|config| config.faults = Faults::seeded(1).with(fault, 1024));
+        peer.send(b"hello\n").unwrap();
+        for _ in 0..3 {
+            desk.pass(Duration::from_millis(10));
+            assert_eq!(received(&peer), Err(ErrorKind::WouldBlock));
+        }
+        assert!(log.has(&frame(b"hello")), "it was served all the same");
+        desk.world.configure(|config| config.faults.calm());
+        desk.settle();
+        assert_eq!(received(&peer), Err(ErrorKind::WouldBlock), "no edge comes");
+        desk.pass(Duration::from_millis(10));
+        assert_eq!(received(&peer), Ok(b"hello".to_vec()));
+        desk.pass(SECOND);
+        assert_eq!(received(&peer), Err(ErrorKind::WouldBlock), "once");
     }
 }

@@ -17,8 +17,6 @@ pub(crate) enum Ending {
 }
 
 impl<P: Protocol> Sessions<P> {
-    // --- the end of the loop ---
-
     pub(crate) fn advance_ending(&mut self, core: &mut Core<P>) {
         let Some(until) = self.mail.inbox.shutdown_at() else { return };
         if self.ending == Ending::No {

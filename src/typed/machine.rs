@@ -93,8 +93,8 @@ pub(crate) struct Machine<P> {
 /// Buffers larger than this are not kept for the next incomplete frame.
 const SPARE: usize = 64 << 10;
 
-/// As many are kept.
-const SPARES: usize = 256;
+/// As many are kept, of these and of outputs.
+pub(crate) const SPARES: usize = 256;
 
 /// What of the budget of a step is left, in frames.
 pub(crate) type Budget = u32;
@@ -144,6 +144,13 @@ impl<P: Protocol> Machine<P> {
 
     pub(crate) fn queued(&self, bench: &Bench<P>) -> usize {
         self.backlog.as_deref().unwrap_or(&bench.scratch).queued()
+    }
+
+    /// What the next callback writes waits for the session's step.
+    pub(crate) fn write_later(&mut self, bench: &mut Bench<P>) {
+        if self.backlog.is_none() {
+            self.backlog = Some(bench.outputs.pop().unwrap_or_default());
+        }
     }
 
     /// Runs a callback. Whoever calls this has no fate decided.

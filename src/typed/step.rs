@@ -34,9 +34,7 @@ impl<P: Protocol> Sessions<P> {
             return;
         }
         let machine = &mut session.state.machine;
-        if machine.backlog.is_none() {
-            machine.backlog = Some(self.bench.outputs.pop().unwrap_or_default());
-        }
+        machine.write_later(&mut self.bench);
         let fate = catch(|| machine.guarded(&mut self.bench, key.token(), callback));
         self.after(key, session, &mut core.timers, fate);
         core.enqueue(key);
@@ -248,9 +246,7 @@ impl<P: Protocol> Sessions<P> {
             Err(End::Os(Errno::TIMEDOUT.into()).into())
         } else if machine.is_overdue(&self.bench) {
             count(&self.mail.counters.expired);
-            if machine.backlog.is_none() {
-                machine.backlog = Some(self.bench.outputs.pop().unwrap_or_default());
-            }
+            machine.write_later(&mut self.bench);
             catch(|| machine.overdue(&mut self.bench, key.token()))
         } else {
             // It was looked at early: most limits are never reached.

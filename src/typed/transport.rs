@@ -15,7 +15,7 @@ use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Armed, Timer, Timers};
 use crate::sys::{self, Errno, Socket};
 use crate::typed::face::{Core, Sessions, Typed, forget, leave};
-use crate::typed::machine::{Bench, Doom, Fate, Machine};
+use crate::typed::machine::{Bench, Doom, Fate, Machine, SPARES};
 use crate::typed::output::Output;
 use crate::typed::protocol::{End, Protocol};
 use crate::watcher::Detached;
@@ -53,9 +53,6 @@ pub(crate) fn flush<P: Protocol>(
     }
     Ok(())
 }
-
-/// Outputs that are kept for the next session that needs one.
-const SPARES: usize = 256;
 
 #[inline(always)]
 fn send<P>(

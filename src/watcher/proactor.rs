@@ -207,11 +207,10 @@ impl<C> Proactor<C> {
             index = self.ops.push(&mut session.state.write, op);
             if !first || !session.moves_writes() {
                 Step::Idle
-            } else
-            // Before those on the ready list: it produces nothing that they wait for, and gives back what it holds.
-            if !session.first_in(now) || self.outbox.is_full() {
+            } else if !session.first_in(now) || self.outbox.is_full() {
                 Step::Again
             } else {
+                // Before those on the ready list: it produces nothing that they wait for, and gives back what it holds.
                 self.write_session(key, session, &mut core.timers, others_wait)
             }
         } else {
@@ -219,9 +218,8 @@ impl<C> Proactor<C> {
             index = self.ops.push(&mut session.state.read, op);
             if !first || !session.readable() {
                 Step::Idle
-            } else
-            // Not while others wait for their turn (G8), nor while the batch has no place for the outcome.
-            if others_wait || !session.first_in(now) || self.outbox.is_full() {
+            } else if others_wait || !session.first_in(now) || self.outbox.is_full() {
+                // Not while others wait for their turn (G8), nor while the batch has no place for the outcome.
                 Step::Again
             } else {
                 self.step_session(key, session, &mut core.timers)
