@@ -76,13 +76,17 @@ impl Timers {
     }
 
     /// Takes a timer back, and its name; does nothing if there is none. O(1).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn disarm(&mut self, armed: &mut Armed) {
         let Armed(index) = std::mem::replace(armed, Armed::NONE);
         if index != NIL {
-            self.wheel.cancel(&mut self.entries, index);
-            self.entries.0.remove(index);
+            self.cancel(index);
         }
+    }
+
+    fn cancel(&mut self, index: u32) {
+        self.wheel.cancel(&mut self.entries, index);
+        self.entries.0.remove(index);
     }
 
     /// When it expires; `None` if there is none.

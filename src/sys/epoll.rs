@@ -115,7 +115,17 @@ fn sleep_for(nanos: u64) -> Timespec {
     Timespec { tv_sec: secs, tv_nsec: nanos.try_into().unwrap_or(0) }
 }
 
+#[inline(always)]
 fn bits_of(flags: epoll::EventFlags) -> Bits {
+    use epoll::EventFlags as Flags;
+    // What nearly all events say.
+    if flags == Flags::IN.union(Flags::OUT) {
+        return Bits::READABLE.union(Bits::WRITABLE);
+    }
+    rare_bits_of(flags)
+}
+
+fn rare_bits_of(flags: epoll::EventFlags) -> Bits {
     use epoll::EventFlags as Flags;
     let mut bits = Bits::NONE;
     if flags.contains(Flags::IN) {

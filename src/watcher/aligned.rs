@@ -12,25 +12,38 @@ pub(crate) const LINE: usize = 64;
 
 /// Zeroed by the allocator once; pages that are never written are never touched.
 #[derive(Debug, Default)]
-pub(crate) struct Aligned(Box<[u8]>);
+pub(crate) struct Aligned {
+    memory: Box<[u8]>,
+    /// Where the useful part begins.
+    start: usize,
+}
 
 impl Aligned {
     pub(crate) fn new(size: usize) -> Self {
-        Self(vec![0; size + LINE].into_boxed_slice())
+        let memory = vec![0; size + LINE].into_boxed_slice();
+        // `align_offset` may answer "cannot be aligned", by `usize::MAX`: then it is not, but for the remainder.
+        let start = memory.as_ptr().align_offset(LINE) % LINE;
+        Self { memory, start }
     }
 
     /// The size of the useful part.
     #[inline]
-    pub(crate) fn size(&self) -> usize {
-        self.0.len().saturating_sub(LINE)
+    pub(crate) const fn size(&self) -> usize {
+        // Only the default has no line to spare; it has no bytes either.
+        self.memory.len().saturating_sub(LINE)
     }
 
-    /// Where the useful part is.
+    /// Where the first `len` bytes of the useful part are.
     #[inline]
-    fn range(&self) -> Range<usize> {
-        // `align_offset` may answer "cannot be aligned", by `usize::MAX`: then it is not, but for the remainder.
-        let start = self.0.as_ptr().align_offset(LINE) % LINE;
-        start..start + self.size()
+    const fn range(&self, len: usize) -> Range<usize> {
+        self.start..self.start + len
+    }
+
+    /// The first `len` bytes; `len` is at most the size.
+    #[inline]
+    pub(crate) fn first(&self, len: usize) -> &[u8] {
+        debug_assert!(len <= self.size(), "the line to spare is not to be seen");
+        self.memory.get(self.range(len)).unwrap_or_default()
     }
 }
 
@@ -39,16 +52,15 @@ impl Deref for Aligned {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // Only the default has no line to spare; it has no bytes either.
-        self.0.get(self.range()).unwrap_or_default()
+        self.memory.get(self.range(self.size())).unwrap_or_default()
     }
 }
 
 impl DerefMut for Aligned {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
-        let range = self.range();
-        self.0.get_mut(range).unwrap_or_default()
+        let range = self.range(self.size());
+        self.memory.get_mut(range).unwrap_or_default()
     }
 }
 

@@ -99,6 +99,12 @@ impl<C> Buffer<C> {
         Self { items: VecDeque::with_capacity(batch + step), arena, ops: 0, accepted: 0, bytes: 0, end: None }
     }
 
+    /// What stands for a buffer where none is.
+    pub(crate) fn none() -> Self {
+        Self::new(0, 0, 0)
+    }
+
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.items.len()
     }

@@ -137,21 +137,21 @@ impl Body {
     /// handed back: it need not go to the caller.
     #[inline]
     pub(crate) fn become_read(&mut self) -> Option<Lease> {
-        let next = match self {
+        let (next, spent) = match self {
             Self::WriteVec(Then::ReadSame, bytes) => {
                 bytes.clear();
-                Self::Read(std::mem::take(bytes))
+                (Self::Read(std::mem::take(bytes)), None)
             }
+            Self::WriteLease(Then::ReadPooled, lease) => (Self::ReadPooled, Some(lease.take())),
+            Self::WriteLease(Then::ReadLeased, lease) => (Self::ReadLeased, Some(lease.take())),
             _ => match self.then()? {
-                Then::ReadPooled => Self::ReadPooled,
-                Then::ReadLeased => Self::ReadLeased,
+                Then::ReadPooled => (Self::ReadPooled, None),
+                Then::ReadLeased => (Self::ReadLeased, None),
                 Then::Done | Then::ReadSame => return None,
             },
         };
-        match std::mem::replace(self, next) {
-            Self::WriteLease(_, lease) => Some(lease),
-            _ => None,
-        }
+        *self = next;
+        spent
     }
 
     #[inline]
@@ -166,8 +166,16 @@ impl Body {
         }
     }
 
-    /// Refuses what could never complete, and makes the buffer ready. `datagrams`: that is what they are sent to.
+    /// Is there nothing to [`prepare`](Self::prepare)? `len` bytes are to be written.
     #[inline(always)]
+    pub(crate) const fn is_plain(&self, len: usize) -> bool {
+        match self {
+            Self::Read(_) | Self::ReadExact(..) | Self::ShutdownWrite => false,
+            write => len > 0 || !write.is_write(),
+        }
+    }
+
+    /// Refuses what could never complete, and makes the buffer ready. `datagrams`: that is what they are sent to.
     pub(crate) fn prepare(&mut self, datagrams: bool) -> Result<(), SubmitErrorKind> {
         match self {
             Self::Read(bytes) => {

@@ -127,11 +127,11 @@ impl<C> Conn<C> {
         &self,
         context: C,
         body: Body,
+        bytes: usize,
         bounds: Bounds,
         patience: Patience,
     ) -> Result<(), SubmitError<C>> {
         let shared = &self.0.shared;
-        let bytes = body.len();
         // Endings are never refused for being too many: they are how one gets out of that.
         let ending = body.is_ending();
         let cap = if ending { u32::MAX } else { shared.limits.ops_per_conn() };
@@ -164,7 +164,7 @@ impl<C> Conn<C> {
     ///
     /// Completes as `Read`, `Eof(Some(buffer))` or `Failed`. A buffer of capacity 0 is refused as `EmptyBuffer`. It is
     /// never reallocated. Cost: one system call, and one more if it has to wait for the bytes.
-    pub const fn read(&self, buffer: Vec<u8>) -> Op<'_, C> {
+    pub fn read(&self, buffer: Vec<u8>) -> Op<'_, C> {
         Op::new(self, Body::Read(buffer))
     }
 
@@ -173,7 +173,7 @@ impl<C> Conn<C> {
     /// Completes as `Read` with all of them; `Eof` or `Failed` give back what did arrive. `n == 0` is refused as
     /// `EmptyBuffer`, an `n` that cannot be allocated as `TooLarge`. Bytes beyond the `n` are left for the next read. A
     /// buffer with more room than `n` is zeroed for the bytes to come: an exact one saves that.
-    pub const fn read_exact(&self, buffer: Vec<u8>, n: usize) -> Op<'_, C> {
+    pub fn read_exact(&self, buffer: Vec<u8>, n: usize) -> Op<'_, C> {
         Op::new(self, Body::ReadExact(buffer, n))
     }
 
@@ -182,7 +182,7 @@ impl<C> Conn<C> {
     /// Completes as `Pooled`, `Eof(None)` or `Failed`. One read brings at most
     /// [`Limits::read_cap`](crate::Limits::read_cap) bytes. While the batch's arena is full the read waits, with its
     /// bytes still in the kernel, until the batch is taken.
-    pub const fn read_pooled(&self) -> Op<'_, C> {
+    pub fn read_pooled(&self) -> Op<'_, C> {
         Op::new(self, Body::ReadPooled)
     }
 
@@ -190,13 +190,13 @@ impl<C> Conn<C> {
     /// [`Limits::read_cap`](crate::Limits::read_cap) for a connection that filled one of those.
     ///
     /// Completes as `Leased`, `Eof(None)` or `Failed`. Nothing is held while it waits. See [`Lease`](crate::Lease).
-    pub const fn read_leased(&self) -> Op<'_, C> {
+    pub fn read_leased(&self) -> Op<'_, C> {
         Op::new(self, Body::ReadLeased)
     }
 
     /// Completes as `Readable` when there are bytes to read, or the stream has ended or failed: the read that follows
     /// tells which. Holds no buffer, takes no byte. It has its place among the reads, in order.
-    pub const fn readable(&self) -> Op<'_, C> {
+    pub fn readable(&self) -> Op<'_, C> {
         Op::new(self, Body::Readable)
     }
 
@@ -232,7 +232,7 @@ impl<C> Conn<C> {
     /// assert_eq!(all, "14 shared by many");
     /// # Ok(()) }
     /// ```
-    pub const fn write_vectored(&self, pieces: Vec<Bytes>) -> Op<'_, C, Write<Vec<Bytes>>> {
+    pub fn write_vectored(&self, pieces: Vec<Bytes>) -> Op<'_, C, Write<Vec<Bytes>>> {
         Op::new(self, Body::WriteMany(Then::Done, pieces))
     }
 
@@ -245,7 +245,7 @@ impl<C> Conn<C> {
 
     /// Ends the sending side of a stream, behind the writes submitted before it: the peer reads the end of the stream, and may go on
     /// sending. Completes as `ShutDown`; writes behind it fail as `Broken`.
-    pub const fn shutdown_write(&self) -> Op<'_, C> {
+    pub fn shutdown_write(&self) -> Op<'_, C> {
         Op::new(self, Body::ShutdownWrite)
     }
 
@@ -284,7 +284,7 @@ impl<C> Conn<C> {
     /// assert_eq!(all, "goodbye");
     /// # Ok(()) }
     /// ```
-    pub const fn close(&self) -> Op<'_, C> {
+    pub fn close(&self) -> Op<'_, C> {
         Op::new(self, Body::Close)
     }
 
@@ -293,7 +293,7 @@ impl<C> Conn<C> {
     ///
     /// Completes as `Closed` when the descriptor is gone; never fails. Releasing twice, or a connection that is being
     /// closed, is harmless.
-    pub const fn release(&self) -> Op<'_, C, Single> {
+    pub fn release(&self) -> Op<'_, C, Single> {
         Op::new(self, Body::Release)
     }
 
@@ -302,7 +302,7 @@ impl<C> Conn<C> {
     /// [`Conn::release`].)
     ///
     /// Completes as `Closed` when the descriptor is gone; never fails.
-    pub const fn abort(&self) -> Op<'_, C, Single> {
+    pub fn abort(&self) -> Op<'_, C, Single> {
         Op::new(self, Body::Abort)
     }
 
@@ -314,7 +314,7 @@ impl<C> Conn<C> {
     /// Fails if the peer has reset the connection; and resets it itself if the writes before it fail, or are not through
     /// by its deadline, which is [`Limits::close_within`](crate::Limits::close_within) if it has none. A positive
     /// `SO_LINGER` was switched off when the connection was delegated, and stays off.
-    pub const fn into_fd(&self) -> Op<'_, C, Single> {
+    pub fn into_fd(&self) -> Op<'_, C, Single> {
         Op::new(self, Body::IntoFd)
     }
 }

@@ -19,12 +19,11 @@ use crate::limits::Options;
 use crate::sync::{Arc, mutant};
 use crate::sys;
 use crate::watcher::batch::Batch;
-use crate::watcher::outbox::Way;
 use crate::watcher::panics::Panics;
 use crate::watcher::proactor::Proactor;
 use crate::watcher::shared::Shared;
 use crate::watcher::submitter::Submitter;
-use crate::watcher::{Parts, assemble, buffer, checked};
+use crate::watcher::{Parts, assemble, checked};
 
 /// A watcher whose loop runs on the caller's thread, in [`EmbeddedWatcher::turn`].
 ///
@@ -93,8 +92,8 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
         if let Some(cpu) = options.cpu {
             sys::pin_current_thread(cpu)?;
         }
-        let Parts { shared, event_loop } = assemble(&options, Way::Turn(buffer(&options)))?;
-        shared.inbox.local.bind();
+        let Parts { shared, event_loop } = assemble(&options, None)?;
+        shared.bind();
         let submitter = Submitter(shared.clone());
         Ok((Self { event_loop, shared, skipped: false, thread: PhantomData }, submitter))
     }
@@ -240,7 +239,7 @@ impl<C: Send + 'static> Drop for EmbeddedWatcher<C> {
         self.shared.inbox.shut_down(Duration::ZERO);
         let panics = Panics::default();
         while panics.put_off(|| self.turn(None).map(|batch| panics.discard(batch)).is_ok()) != Some(false) {}
-        self.shared.inbox.local.unbind();
+        self.shared.unbind();
         panics.pass_on();
     }
 }

@@ -97,7 +97,7 @@ impl<C> Proactor<C> {
     }
 
     /// Writes, and leaves a read that this brings forth to the ready list if others wait there.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn write_session(
         &mut self,
         key: Key,
@@ -293,13 +293,14 @@ impl<C> Proactor<C> {
         if turn.session.has(Flags::DATAGRAM) { self.read_datagram(turn) } else { self.read_leftover(turn) }
     }
 
+    /// `stored` is all that the operation at the head has to give back.
     #[inline(always)]
     pub(crate) fn finish_read(&mut self, turn: &mut Turn<'_>, n: usize, stored: Stored) -> Tried {
         turn.budget.moved(n);
         turn.budget.ops = turn.budget.ops.saturating_sub(1);
         self.outbox.filling().bytes += n;
-        if let Some(pending) = self.ops.pop(&mut turn.session.state.read, turn.timers) {
-            self.complete(pending.conn, pending.context, stored);
+        if let Some((conn, context)) = self.ops.pop_spent(&mut turn.session.state.read, turn.timers) {
+            self.complete(conn, context, stored);
         }
         Tried::Gone
     }

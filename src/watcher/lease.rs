@@ -3,13 +3,15 @@
 //! The loop draws a lease when there is something to read, the user owns it, and the write it is sent with (or its
 //! drop, on any thread) gives it back. So an idle connection holds no buffer, and a read and its answer copy nothing.
 //!
-//! Two stores: the loop's `Stash` (no lock, only the loop's thread) and the `Pool` that every thread can reach. The
-//! pool is a mutex that is only ever *tried*, a bounded number of times: who finds it taken all the same allocates or
-//! frees instead, so no drop ever waits.
-//! Memory: both are bounded, and the stash gives up what a window of draws never needed.
+//! Two stores: the loop's `Stash` (only the loop itself) and the `Pool` that every thread can reach. The pool has shelves
+//! for the loop's thread, where an embedded loop's user drops most leases (no lock), and others for everybody else:
+//! those are behind a mutex that is only ever *tried*, a bounded number of times: who finds it taken all the same
+//! allocates or frees instead, so no drop ever waits.
+//! Memory: all are bounded, and the stash gives up what a window of draws never needed.
 
 use std::ops::{Deref, DerefMut};
 
+use crate::handoff::ThreadBound;
 use crate::sync::figures::AtomicUsize;
 use crate::sync::{Arc, Mutex, Ordering};
 use crate::watcher::aligned::Aligned;
@@ -19,6 +21,9 @@ pub(crate) const SMALL: usize = 16 << 10;
 /// Small buffers a store keeps at most (16 MiB), and large ones.
 const KEEP_SMALL: usize = 1_024;
 const KEEP_LARGE: usize = 16;
+/// As many are kept for the loop's thread alone. What it gives back beyond is for everybody.
+const NEAR_SMALL: usize = 64;
+const NEAR_LARGE: usize = 4;
 /// How often a pool that is taken is tried. Its holder is through after a few instructions; if it still is not after
 /// these, it has been preempted, and nobody waits for that.
 const TRIES: u32 = if cfg!(loom) { 1 } else { 128 };
@@ -55,57 +60,76 @@ pub(crate) enum Class {
 /// assert_eq!(&answer, b"SHOUT");
 /// # Ok(()) }
 /// ```
-pub struct Lease {
+pub struct Lease(Option<Box<Buffer>>);
+
+/// What a lease points at, so that it is one word wherever it is moved.
+#[derive(Debug)]
+struct Buffer {
     memory: Aligned,
     len: usize,
-    home: Arc<Pool>,
+    /// None on a shelf of the pool itself.
+    home: Option<Arc<Pool>>,
 }
 
 impl Lease {
-    const fn new(memory: Aligned, home: Arc<Pool>) -> Self {
-        Self { memory, len: 0, home }
+    fn new(size: usize) -> Self {
+        Self(Some(Box::new(Buffer { memory: Aligned::new(size), len: 0, home: None })))
+    }
+
+    /// Empty, and able to find home by itself.
+    fn out(mut self, home: &Arc<Pool>) -> Self {
+        if let Some(buffer) = &mut self.0 {
+            buffer.len = 0;
+            buffer.home = Some(home.clone());
+        }
+        self
+    }
+
+    /// Leaves nothing behind: as good as dropped.
+    #[inline]
+    pub(crate) const fn take(&mut self) -> Self {
+        Self(self.0.take())
     }
 
     /// Shortens it to `len` bytes; does nothing if it is shorter.
     pub fn truncate(&mut self, len: usize) {
-        self.keep(len.min(self.len));
+        self.keep(len.min(self.kept()));
     }
 
     /// Replaces the content by `bytes`. Allocates if they do not fit; a buffer that grew is not kept by the pool.
     pub fn replace(&mut self, bytes: &[u8]) {
-        if bytes.len() > self.size() {
-            self.memory = Aligned::new(bytes.len());
+        let Some(buffer) = &mut self.0 else { return };
+        if bytes.len() > buffer.memory.size() {
+            buffer.memory = Aligned::new(bytes.len());
         }
-        self.memory[..bytes.len()].copy_from_slice(bytes);
-        self.keep(bytes.len());
+        buffer.memory[..bytes.len()].copy_from_slice(bytes);
+        buffer.len = bytes.len();
     }
 
     /// The memory to receive into.
     #[inline]
     pub(crate) fn space(&mut self) -> &mut [u8] {
-        &mut self.memory
+        self.0.as_mut().map_or(&mut [], |buffer| &mut buffer.memory)
     }
 
     /// How much fits.
     #[inline]
     pub(crate) fn size(&self) -> usize {
-        self.memory.size()
+        self.0.as_ref().map_or(0, |buffer| buffer.memory.size())
     }
 
-    /// How much is in it. (`len` of the slice would look for where that begins, first.)
+    /// How much is in it.
     #[inline]
-    pub(crate) const fn kept(&self) -> usize {
-        self.len
+    pub(crate) fn kept(&self) -> usize {
+        self.0.as_ref().map_or(0, |buffer| buffer.len)
     }
 
     /// The first `len` bytes of the memory are the content.
     #[inline]
-    pub(crate) const fn keep(&mut self, len: usize) {
-        self.len = len;
-    }
-
-    fn class(&self, large: usize) -> Option<Class> {
-        Pool::class_of(self.memory.size(), large)
+    pub(crate) fn keep(&mut self, len: usize) {
+        if let Some(buffer) = &mut self.0 {
+            buffer.len = len;
+        }
     }
 }
 
@@ -113,13 +137,13 @@ impl Deref for Lease {
     type Target = [u8];
     #[inline]
     fn deref(&self) -> &[u8] {
-        &self.memory[..self.len]
+        self.0.as_ref().map_or(&[], |buffer| buffer.memory.first(buffer.len))
     }
 }
 
 impl DerefMut for Lease {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[..self.len]
+        self.0.as_mut().map_or(&mut [], |buffer| &mut buffer.memory[..buffer.len])
     }
 }
 
@@ -136,21 +160,58 @@ impl std::fmt::Debug for Lease {
 }
 
 impl Drop for Lease {
+    #[inline]
     fn drop(&mut self) {
-        self.home.give(std::mem::take(&mut self.memory));
+        if let Some(buffer) = self.0.take() {
+            go_home(buffer);
+        }
     }
 }
 
+#[inline(never)]
+fn go_home(mut buffer: Box<Buffer>) {
+    if let Some(home) = buffer.home.take() {
+        home.give(buffer);
+    }
+}
+
+/// What has come back. A shelf never grows.
 #[derive(Debug)]
 struct Shelves {
-    small: Vec<Aligned>,
-    large: Vec<Aligned>,
+    small: Vec<Lease>,
+    large: Vec<Lease>,
+}
+
+impl Shelves {
+    fn new(small: usize, large: usize) -> Self {
+        Self { small: Vec::with_capacity(small), large: Vec::with_capacity(large) }
+    }
+
+    const fn of(&mut self, class: Class) -> &mut Vec<Lease> {
+        match class {
+            Class::Small => &mut self.small,
+            Class::Large => &mut self.large,
+        }
+    }
+
+    /// Gives it back if there is no place.
+    fn put(&mut self, class: Class, buffer: Box<Buffer>) -> Result<(), Box<Buffer>> {
+        let shelf = self.of(class);
+        if shelf.len() == shelf.capacity() {
+            return Err(buffer);
+        }
+        shelf.push(Lease(Some(buffer)));
+        Ok(())
+    }
 }
 
 /// What every thread can reach: where dropped leases go, and where copies for writing come from.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    shelves: Mutex<Shelves>,
+    /// The loop thread's own: no lock.
+    near: ThreadBound<Shelves>,
+    /// Everybody else's, and where the loop's thread fetches more.
+    far: Mutex<Shelves>,
     /// The capacity of a large buffer. The loop changes it; one of another size is freed by whoever meets it.
     large: AtomicUsize,
 }
@@ -158,15 +219,24 @@ pub(crate) struct Pool {
 impl Pool {
     /// `large` is the capacity of a large buffer: the most a leased read brings.
     pub(crate) fn new(large: usize) -> Self {
-        let shelves = Shelves { small: Vec::with_capacity(KEEP_SMALL), large: Vec::with_capacity(KEEP_LARGE) };
-        Self { shelves: Mutex::new(shelves), large: AtomicUsize::new(large) }
+        let (near, far) = (Shelves::new(NEAR_SMALL, NEAR_LARGE), Shelves::new(KEEP_SMALL, KEEP_LARGE));
+        Self { near: ThreadBound::new(near), far: Mutex::new(far), large: AtomicUsize::new(large) }
+    }
+
+    /// This thread is the loop's, until [`unbind`](Self::unbind).
+    pub(crate) fn bind(&self) {
+        self.near.bind();
+    }
+
+    pub(crate) fn unbind(&self) {
+        self.near.unbind();
     }
 
     /// `None`: somebody is inside, and stays.
     fn try_with<R>(&self, access: impl FnOnce(&mut Shelves) -> R) -> Option<R> {
         let mut left = TRIES;
         loop {
-            if let Ok(mut shelves) = self.shelves.try_lock() {
+            if let Ok(mut shelves) = self.far.try_lock() {
                 return Some(access(&mut shelves));
             }
             left -= 1;
@@ -192,27 +262,27 @@ impl Pool {
         }
     }
 
-    fn give(&self, memory: Aligned) {
-        let Some(class) = Self::class_of(memory.size(), self.large()) else { return };
+    fn give(&self, buffer: Box<Buffer>) {
+        let Some(class) = Self::class_of(buffer.memory.size(), self.large()) else { return };
+        let near = self.near.pass(buffer, |near, buffer| near.put(class, buffer));
+        let Err(buffer) = near.unwrap_or_else(Err) else { return };
         // What finds no place is freed outside of the lock.
-        let _surplus = self.try_with(|shelves| {
-            let (shelf, keep) = match class {
-                Class::Small => (&mut shelves.small, KEEP_SMALL),
-                Class::Large => (&mut shelves.large, KEEP_LARGE),
-            };
-            if shelf.len() >= keep {
-                return Some(memory);
-            }
-            shelf.push(memory);
-            None
-        });
+        let _surplus = self.try_with(|far| far.put(class, buffer));
     }
 
-    fn find(&self, class: Class) -> Option<Aligned> {
-        self.try_with(|shelves| match class {
-            Class::Small => shelves.small.pop(),
-            Class::Large => shelves.large.pop(),
-        })?
+    fn find(&self, class: Class) -> Option<Lease> {
+        let near = self.near.with(|near| {
+            let shelf = near.of(class);
+            if shelf.is_empty() {
+                // At most half of what is there: one lock for many draws, and something left for the others.
+                self.try_with(|far| {
+                    let far = far.of(class);
+                    shelf.extend(far.drain(far.len().saturating_sub(shelf.capacity()).max(far.len() / 2)..));
+                });
+            }
+            shelf.pop()
+        });
+        near.unwrap_or_else(|| self.try_with(|far| far.of(class).pop()).flatten())
     }
 
     /// An empty lease of the class's capacity.
@@ -223,8 +293,8 @@ impl Pool {
     fn draw_of(pool: &Arc<Self>, class: Class, large: usize) -> Lease {
         let (class, size) =
             if class == Class::Large || large <= SMALL { (Class::Large, large) } else { (class, SMALL) };
-        let found = pool.find(class).filter(|memory| memory.size() == size);
-        Lease::new(found.unwrap_or_else(|| Aligned::new(size)), pool.clone())
+        let found = pool.find(class).filter(|lease| lease.size() == size);
+        found.unwrap_or_else(|| Lease::new(size)).out(pool)
     }
 
     /// A lease that holds a copy of `bytes`; one that fits no class is allocated to size and not kept.
@@ -232,8 +302,7 @@ impl Pool {
         let large = pool.large();
         let class = if bytes.len() > SMALL.min(large) { Class::Large } else { Class::Small };
         let fits = bytes.len() <= large.max(SMALL);
-        let mut lease =
-            if fits { Self::draw_of(pool, class, large) } else { Lease::new(Aligned::default(), pool.clone()) };
+        let mut lease = if fits { Self::draw_of(pool, class, large) } else { Lease::new(bytes.len()).out(pool) };
         lease.replace(bytes);
         lease
     }
@@ -288,8 +357,7 @@ impl Stash {
 
     #[inline]
     pub(crate) fn give(&mut self, lease: Lease) {
-        let class = lease.class(self.pool.large());
-        let Some(class) = class else { return };
+        let Some(class) = Pool::class_of(lease.size(), self.pool.large()) else { return };
         let shelf = self.shelf(class);
         if shelf.free.len() < shelf.keep {
             shelf.free.push(lease);
@@ -311,7 +379,7 @@ impl Stash {
         for shelf in [&mut self.small, &mut self.large] {
             for mut surplus in shelf.free.drain(..shelf.unused.div_ceil(2)) {
                 // Freed, not passed on: the pool would only hand it back.
-                drop(std::mem::take(&mut surplus.memory));
+                drop(surplus.0.take());
             }
             shelf.unused = shelf.free.len();
         }
@@ -329,16 +397,16 @@ mod tests {
         assert_eq!(&*lease, b"abc");
         let at = lease.as_ptr();
         drop(lease);
-        let again = Pool::draw(&pool, Class::Small);
+        let mut again = Pool::draw(&pool, Class::Small);
         assert!(again.is_empty());
-        assert_eq!(again.memory.as_ptr(), at);
+        assert_eq!(again.space().as_ptr(), at);
     }
 
     #[test]
     fn an_odd_size_is_not_kept() {
         let pool = Arc::new(Pool::new(32 << 10));
         drop(Pool::copy(&pool, &vec![1; 100_000]));
-        let shelves = pool.shelves.lock().unwrap();
+        let shelves = pool.far.lock().unwrap();
         assert!(shelves.small.is_empty() && shelves.large.is_empty());
     }
 
@@ -361,8 +429,8 @@ mod tests {
         let pool = Arc::new(Pool::new(100));
         let mut stash = Stash::new(pool.clone());
         let lease = stash.draw(Class::Small);
-        assert_eq!(lease.memory.len(), 100);
+        assert_eq!(lease.size(), 100);
         drop(lease);
-        assert_eq!(pool.shelves.lock().unwrap().large.len(), 1);
+        assert_eq!(pool.far.lock().unwrap().large.len(), 1);
     }
 }

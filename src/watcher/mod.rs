@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::error::WaitError;
 use crate::event_loop::{self, EventLoop};
-use crate::handoff::{Taken, Taker, gate, mailbox, ring};
+use crate::handoff::{Publisher, Taken, Taker, gate, mailbox, ring};
 use crate::limits::Options;
 use crate::sync::{Arc, mutant, thread};
 use crate::sys::{self, Bell, Selector, Waker};
@@ -65,7 +65,7 @@ pub use submitter::{Listener, Submitter};
 use batch::Buffer;
 use event_loop::counters::Counters;
 use event_loop::inbox::Inbox;
-use outbox::{Outbox, Way};
+use outbox::Outbox;
 use panics::Panics;
 use proactor::Proactor;
 use shared::Shared;
@@ -120,7 +120,7 @@ struct Parts<C> {
     event_loop: EventLoop<Proactor<C>>,
 }
 
-fn assemble<C>(options: &Options, way: Way<C>) -> io::Result<Parts<C>> {
+fn assemble<C>(options: &Options, publisher: Option<Publisher<Buffer<C>>>) -> io::Result<Parts<C>> {
     let limits = options.limits.clone();
     let selector = Selector::new()?;
     let waker = Waker::new(&selector, event_loop::WAKER)?;
@@ -129,7 +129,7 @@ fn assemble<C>(options: &Options, way: Way<C>) -> io::Result<Parts<C>> {
     let counters = Arc::new(Counters::default());
     let core = event_loop::Core::new(selector, limits.clone(), counters.clone())?;
     let shared = Arc::new(Shared::new(limits, Inbox::new(producer, raiser, waker, counters.clone()), counters));
-    let outbox = Outbox::new(way, &core.limits, shared.counters.clone());
+    let outbox = Outbox::new(buffer(options), publisher, &core.limits, shared.counters.clone());
     let face = Proactor::new(shared.clone(), consumer, outbox);
     Ok(Parts { shared, event_loop: EventLoop::new(core, face, keeper) })
 }
@@ -162,8 +162,8 @@ impl<C: Send + 'static> Watcher<C> {
     #[expect(clippy::needless_pass_by_value, reason = "options are used once; taking them reads better at the call")]
     pub fn spawn_for(options: Options) -> io::Result<(Self, Submitter<C>)> {
         checked(&options)?;
-        let (publisher, taker) = mailbox(buffer(&options), buffer(&options), buffer(&options));
-        let Parts { shared, event_loop } = assemble(&options, Way::Mailbox(publisher))?;
+        let (publisher, taker) = mailbox(Buffer::none(), buffer(&options), buffer(&options));
+        let Parts { shared, event_loop } = assemble(&options, Some(publisher))?;
         let thread = start(&options, event_loop)?;
         let submitter = Submitter(shared.clone());
         Ok((Self { taker, shared, thread: Some(thread), bell: None }, submitter))
@@ -289,7 +289,7 @@ fn start<C: Send + 'static>(
 /// The body of a loop thread.
 fn run<C>(mut event_loop: EventLoop<Proactor<C>>) {
     let shared = event_loop.face.shared.clone();
-    shared.inbox.local.bind();
+    shared.bind();
     // A panic can only come from user code: the `Drop` of a context or buffer. Everything that was accepted is
     // completed as failed, and the watcher is told.
     let unharmed = |event_loop: &mut EventLoop<Proactor<C>>, failed: bool| {
@@ -304,7 +304,7 @@ fn run<C>(mut event_loop: EventLoop<Proactor<C>>) {
         event_loop.face.fail_all(&mut event_loop.core);
         unharmed(&mut event_loop, true);
     }
-    shared.inbox.local.unbind();
+    shared.unbind();
 }
 
 /// Turns until the loop has ended and its last batch is taken.

@@ -168,13 +168,19 @@ pub struct Op<'c, C, K = Single> {
     conn: &'c Conn<C>,
     body: Body,
     bounds: Bounds,
+    /// Bytes to write.
+    len: usize,
+    /// There is nothing to check, and nothing to make ready. Said where the verb is known at compile time.
+    plain: bool,
     kind: PhantomData<K>,
 }
 
 impl<'c, C, K> Op<'c, C, K> {
-    #[inline]
-    pub(crate) const fn new(conn: &'c Conn<C>, body: Body) -> Self {
-        Self { conn, body, bounds: Bounds::NONE, kind: PhantomData }
+    #[inline(always)]
+    pub(crate) fn new(conn: &'c Conn<C>, body: Body) -> Self {
+        let len = body.len();
+        let plain = body.is_plain(len);
+        Self { conn, body, bounds: Bounds::NONE, len, plain, kind: PhantomData }
     }
 
     /// Gives it a deadline: if it is not over by then, it completes as [`OpError::TimedOut`](crate::OpError::TimedOut),
@@ -237,18 +243,21 @@ impl<'c, C, K> Op<'c, C, K> {
         (self, OpId(name))
     }
 
-    #[inline]
+    #[inline(always)]
     fn linked(mut self, then: Then) -> Op<'c, C> {
         self.body.set_then(then);
-        Op { conn: self.conn, body: self.body, bounds: self.bounds, kind: PhantomData }
+        let Self { conn, body, bounds, len, plain, .. } = self;
+        Op { conn, body, bounds, len, plain, kind: PhantomData }
     }
 
     #[inline(always)]
     fn send(mut self, context: C, patience: Patience) -> Result<(), SubmitError<C>> {
-        if let Err(kind) = self.body.prepare(self.conn.link().datagrams) {
-            return Err(SubmitError { kind, context, buffer: self.body.into_payload() });
+        if !self.plain {
+            if let Err(kind) = self.body.prepare(self.conn.link().datagrams) {
+                return Err(SubmitError { kind, context, buffer: self.body.into_payload() });
+            }
         }
-        self.conn.submit(context, self.body, self.bounds, patience)
+        self.conn.submit(context, self.body, self.len, self.bounds, patience)
     }
 
     /// Hands it to the loop, with the context that its completion will carry.

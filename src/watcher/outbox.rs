@@ -15,14 +15,10 @@ use crate::sync::Arc;
 use crate::watcher::batch::Buffer;
 
 #[derive(Debug)]
-pub(crate) enum Way<C> {
-    Mailbox(Publisher<Buffer<C>>),
-    Turn(Buffer<C>),
-}
-
-#[derive(Debug)]
 pub(crate) struct Outbox<C> {
-    way: Way<C>,
+    filling: Buffer<C>,
+    /// Spawned only. What it holds itself is a stand-in, and changes places with what was filled for a hand-over.
+    publisher: Option<Publisher<Buffer<C>>>,
     /// Accepted connections in the mailbox's cell: with those in the filling batch, what the credit counts.
     in_cell: usize,
     /// The last batch, the one with the end in it, is the consumer's.
@@ -36,9 +32,15 @@ pub(crate) struct Outbox<C> {
 }
 
 impl<C> Outbox<C> {
-    pub(crate) const fn new(way: Way<C>, limits: &Limits, counters: Arc<Counters>) -> Self {
+    pub(crate) const fn new(
+        filling: Buffer<C>,
+        publisher: Option<Publisher<Buffer<C>>>,
+        limits: &Limits,
+        counters: Arc<Counters>,
+    ) -> Self {
         Self {
-            way,
+            filling,
+            publisher,
             in_cell: 0,
             ended: false,
             woken: false,
@@ -54,31 +56,24 @@ impl<C> Outbox<C> {
     }
 
     #[inline]
-    pub(crate) fn filling(&mut self) -> &mut Buffer<C> {
-        match &mut self.way {
-            Way::Mailbox(publisher) => publisher.filling(),
-            Way::Turn(buffer) => buffer,
-        }
+    pub(crate) const fn filling(&mut self) -> &mut Buffer<C> {
+        &mut self.filling
     }
 
     /// No place for another completion, now.
     #[inline]
     pub(crate) fn is_full(&mut self) -> bool {
-        let (cap, cap_bytes) = (self.cap, self.cap_bytes);
-        let filling = self.filling();
-        (filling.len() >= cap || filling.bytes >= cap_bytes) && !self.hand_over()
+        (self.filling.len() >= self.cap || self.filling.bytes >= self.cap_bytes) && !self.hand_over()
     }
 
     /// May one more connection be accepted? If not, the take that makes it so raises the gate.
     pub(crate) fn has_credit(&mut self) -> bool {
-        let filling = self.filling().accepted;
+        let filling = self.filling.accepted;
         if self.in_cell + filling < self.credit {
             return true;
         }
-        if let Way::Mailbox(publisher) = &mut self.way {
-            if publisher.is_taken() {
-                self.in_cell = 0;
-            }
+        if self.publisher.as_mut().is_some_and(Publisher::is_taken) {
+            self.in_cell = 0;
         }
         self.in_cell + filling < self.credit
     }
@@ -86,32 +81,31 @@ impl<C> Outbox<C> {
     /// Gives the batch to the consumer, if the one before was taken. Otherwise it stays, and the next take raises the
     /// gate.
     fn hand_over(&mut self) -> bool {
-        let Way::Mailbox(publisher) = &mut self.way else { return false };
-        let Buffer { accepted, ops, end, .. } = *publisher.filling();
-        match publisher.publish() {
-            Published::Handed => {
-                publisher.filling().recycle();
-                self.in_cell = accepted;
-                self.ended |= end.is_some();
-                self.woken |= publisher.has_woken();
-                self.counters.batch(ops);
-                true
-            }
-            Published::Residue => {
-                count(&self.counters.residues);
-                false
-            }
+        let Some(publisher) = &mut self.publisher else { return false };
+        let Buffer { accepted, ops, end, .. } = self.filling;
+        if !publisher.is_taken() {
+            count(&self.counters.residues);
+            return false;
         }
+        std::mem::swap(publisher.filling(), &mut self.filling);
+        let published = publisher.publish();
+        std::mem::swap(publisher.filling(), &mut self.filling);
+        debug_assert_eq!(published, Published::Handed, "a cell that was emptied is filled by the publisher alone");
+        self.filling.recycle();
+        self.in_cell = accepted;
+        self.ended |= end.is_some();
+        self.woken |= publisher.has_woken();
+        self.counters.batch(ops);
+        true
     }
 
     /// The end of a turn.
     pub(crate) fn publish(&mut self) {
-        let buffer = self.filling();
-        let (ops, end) = (buffer.ops, buffer.end.is_some());
-        if buffer.is_empty() && !end {
+        let (ops, end) = (self.filling.ops, self.filling.end.is_some());
+        if self.filling.is_empty() && !end {
             return;
         }
-        if matches!(self.way, Way::Mailbox(_)) {
+        if self.publisher.is_some() {
             self.hand_over();
         } else {
             self.ended |= end;

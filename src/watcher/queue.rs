@@ -142,6 +142,17 @@ impl<C> Ops<C> {
         Some(pending)
     }
 
+    /// Takes out the head, of which only the handle and the context are left: its body holds nothing any more.
+    #[inline(always)]
+    pub(crate) fn pop_spent(&mut self, fifo: &mut Fifo, timers: &mut Timers) -> Option<(Conn<C>, C)> {
+        let Pending { conn, context, body, mut deadline, next, .. } = self.0.remove(fifo.head)?;
+        // Nothing to drop, and so nothing to move.
+        std::mem::forget(body);
+        self.advance(fifo, next);
+        timers.disarm(&mut deadline);
+        Some((conn, context))
+    }
+
     /// Takes one out of the queue it is in and of the store.
     pub(crate) fn remove(&mut self, queues: &mut Queues, index: u32, timers: &mut Timers) -> Option<Pending<C>> {
         let fifo = if self.get(index)?.body.goes_out() { &mut queues.write } else { &mut queues.read };

@@ -104,6 +104,17 @@ impl<C> Shared<C> {
         }
     }
 
+    /// This thread is the loop's, until [`unbind`](Self::unbind).
+    pub(crate) fn bind(&self) {
+        self.inbox.local.bind();
+        self.pool.bind();
+    }
+
+    pub(crate) fn unbind(&self) {
+        self.pool.unbind();
+        self.inbox.local.unbind();
+    }
+
     /// A last handle was dropped. On the loop's thread nobody needs waking: it looks before it parks.
     pub(crate) fn announce_drop(&self) {
         if !self.inbox.local.is_here() && !mutant("drop_unannounced") {
