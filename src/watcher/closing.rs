@@ -25,9 +25,9 @@ use crate::event_loop::timers::{Armed, Timer};
 use crate::sys::{self, Errno};
 use crate::watcher::batch::Stored;
 use crate::watcher::body::Body;
-use crate::watcher::lease::Class;
 use crate::watcher::op::Operation;
 use crate::watcher::outcome::Detached;
+use crate::watcher::pool::Class;
 use crate::watcher::proactor::{Core, Proactor};
 use crate::watcher::queue::{Pending, Queues};
 

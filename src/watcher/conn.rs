@@ -240,7 +240,7 @@ impl<C> Conn<C> {
     /// pooled read's. Completes as [`Conn::write`] does, with a lease. Costs the copy, and an allocation if the pool is
     /// empty or in use at this moment, or if the bytes are more than [`Limits::read_cap`](crate::Limits::read_cap).
     pub fn write_copied(&self, bytes: &[u8]) -> Op<'_, C, Write<crate::Lease>> {
-        Op::new(self, Body::WriteLease(Then::Done, crate::watcher::lease::Pool::copy(&self.0.shared.pool, bytes)))
+        Op::new(self, Body::WriteLease(Then::Done, crate::watcher::pool::Pool::copy(&self.0.shared.pool, bytes)))
     }
 
     /// Ends the sending side of a stream, behind the writes submitted before it: the peer reads the end of the stream, and may go on

@@ -21,8 +21,8 @@ use crate::sys::{Datagram, Errno, MAX_SLICES};
 use crate::watcher::batch::Stored;
 use crate::watcher::body::Body;
 use crate::watcher::flow::Tried;
-use crate::watcher::lease::{Class, SMALL};
 use crate::watcher::outcome::{Failure, Half, Payload};
+use crate::watcher::pool::{Class, SMALL};
 use crate::watcher::proactor::Proactor;
 use crate::watcher::turn::Turn;
 

@@ -11,7 +11,7 @@ use crate::watcher::batch::Stored;
 use crate::watcher::body::Body;
 use crate::watcher::ending::Ending;
 use crate::watcher::flow::Tried;
-use crate::watcher::lease::Class;
+use crate::watcher::pool::Class;
 use crate::watcher::proactor::Proactor;
 use crate::watcher::turn::Turn;
 

@@ -44,6 +44,7 @@ mod outbox;
 mod outcome;
 mod panics;
 mod pollable;
+mod pool;
 mod proactor;
 mod queue;
 mod shared;

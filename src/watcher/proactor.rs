@@ -39,11 +39,11 @@ use crate::watcher::batch::{Item, Stored};
 use crate::watcher::body::Body;
 use crate::watcher::connecting::Connects;
 use crate::watcher::ending::Ending;
-use crate::watcher::lease::Stash;
 use crate::watcher::link::Token;
 use crate::watcher::op::{Operation, Submission};
 use crate::watcher::outbox::Outbox;
 use crate::watcher::outcome::{Failure, Half};
+use crate::watcher::pool::Stash;
 use crate::watcher::queue::{Ops, Pending, Queues};
 use crate::watcher::shared::Shared;
 

@@ -17,10 +17,10 @@ use crate::handoff::Returns;
 use crate::limits::Limits;
 use crate::sync::figures::{AtomicU64, AtomicUsize};
 use crate::sync::{Arc, AtomicBool, Ordering, mutant};
-use crate::watcher::lease::Pool;
 use crate::watcher::link::Link;
 use crate::watcher::live::Live;
 use crate::watcher::op::Submission;
+use crate::watcher::pool::Pool;
 
 /// Operations and queued bytes in one word: bytes above, operations in the low 24 bits.
 #[derive(Debug)]
