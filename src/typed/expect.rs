@@ -258,17 +258,25 @@ pub(crate) enum Found {
 }
 
 impl Expect {
-    /// Looks for a frame at the beginning of `input`.
-    #[inline]
+    /// Looks for a frame at the beginning of `input`, of which so much was seen before.
+    #[inline(always)]
     pub(crate) fn find(&self, input: &[u8], seen: &mut Seen, decode: impl FnOnce(&[u8]) -> Decode) -> Found {
         if input.len() < seen.need as usize {
             return Found::More;
         }
+        // The one that is found without a look is not worth a call.
+        if self.what == What::Any && !input.is_empty() {
+            let len = input.len().min(self.at_most);
+            return Found::Frame { skip: 0, len, total: len };
+        }
+        self.search(input, seen, decode)
+    }
+
+    #[inline(never)]
+    fn search(&self, input: &[u8], seen: &mut Seen, decode: impl FnOnce(&[u8]) -> Decode) -> Found {
         let whole = |n| Found::Frame { skip: 0, len: n, total: n };
         match self.what {
-            What::Nothing => Found::More,
-            What::Any if input.is_empty() => Found::More,
-            What::Any => whole(input.len().min(self.at_most)),
+            What::Nothing | What::Any => Found::More,
             What::Exactly(n) if n > self.at_most => Found::TooLong,
             What::Exactly(n) if input.len() >= n => whole(n),
             What::Exactly(n) => more(seen, n),

@@ -154,7 +154,7 @@ impl<P: Protocol> Machine<P> {
     }
 
     /// Runs a callback. Whoever calls this has no fate decided.
-    #[inline]
+    #[inline(always)]
     fn call(
         &mut self,
         bench: &mut Bench<P>,

@@ -66,6 +66,11 @@ impl Output {
         if at <= input.len() && bytes.len() <= input.len() - at {
             return self.write_input(at..at + bytes.len());
         }
+        self.write_copy(bytes);
+    }
+
+    #[inline(never)]
+    fn write_copy(&mut self, bytes: &[u8]) {
         if let Some(Piece::Copied(last)) = self.pieces.back_mut() {
             if last.len() + bytes.len() <= PIECE {
                 return last.extend_from_slice(bytes);
@@ -83,6 +88,11 @@ impl Output {
             self.run = start..range.end;
             return;
         }
+        self.write_input_piece(range);
+    }
+
+    #[inline(never)]
+    fn write_input_piece(&mut self, range: Range<usize>) {
         match self.pieces.back_mut() {
             Some(Piece::Input(last)) if last.end == range.start => last.end = range.end,
             _ => self.pieces.push_back(Piece::Input(range)),

@@ -19,7 +19,7 @@ use crate::typed::face::{Alarm, Core, Sessions, Typed, forget, leave};
 use crate::typed::io::{Effect, Io};
 use crate::typed::machine::{Doom, worse};
 use crate::typed::protocol::{End, Next, Protocol};
-use crate::typed::transport::flush;
+use crate::typed::transport::{flush, flush_inline};
 
 impl<P: Protocol> Sessions<P> {
     /// Calls a session outside of its step; what it writes goes out with its next one, in this turn.
@@ -145,13 +145,13 @@ impl<P: Protocol> Sessions<P> {
         match verb {
             Verb::Moved(n) if was_kept => self.feed_partial(session, timers, token, frames).map(|()| n),
             Verb::Moved(n) => {
-                let input = &self.receive[..n];
+                let input = self.receive.first(n);
                 let mut seen = Seen::default();
                 let machine = &mut session.state.machine;
                 let before = *frames;
                 let (consumed, fed) = machine.feed(&mut self.bench, token, input, &mut seen, frames);
                 add(&self.mail.counters.frames, (before - *frames).into());
-                let flushed = flush(session, &mut self.bench, input, timers, token);
+                let flushed = flush_inline(session, &mut self.bench, input, timers, token);
                 if consumed < n {
                     session.state.machine.keep(&mut self.bench, &input[consumed..], seen);
                 }
@@ -166,8 +166,8 @@ impl<P: Protocol> Sessions<P> {
         }
     }
 
-    /// What callbacks have left to do: effects, the time limit, the fate.
-    #[inline]
+    /// What callbacks have left to do, if they have.
+    #[inline(always)]
     pub(crate) fn after(
         &mut self,
         key: Key,
@@ -175,6 +175,13 @@ impl<P: Protocol> Sessions<P> {
         timers: &mut Timers,
         fate: Result<(), Doom>,
     ) {
+        if fate.is_err() || !self.bench.effects.is_empty() || session.state.machine.due().is_some() {
+            self.settle(key, session, timers, fate);
+        }
+    }
+
+    /// Effects, the time limit, the fate.
+    fn settle(&mut self, key: Key, session: &mut Session<Typed<P>>, timers: &mut Timers, fate: Result<(), Doom>) {
         if !self.bench.effects.is_empty() {
             self.effects(key, session, timers);
         }

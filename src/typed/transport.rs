@@ -22,8 +22,19 @@ use crate::watcher::Detached;
 
 /// Sends what is queued; what the system does not take is, or stays, the session's backlog. `input`: what the output may
 /// refer to.
-#[inline]
 pub(crate) fn flush<P: Protocol>(
+    session: &mut Session<Typed<P>>,
+    bench: &mut Bench<P>,
+    input: &[u8],
+    timers: &mut Timers,
+    token: u64,
+) -> Result<(), Doom> {
+    flush_inline(session, bench, input, timers, token)
+}
+
+/// [`flush`], where it is called for every message.
+#[inline(always)]
+pub(crate) fn flush_inline<P: Protocol>(
     session: &mut Session<Typed<P>>,
     bench: &mut Bench<P>,
     input: &[u8],

@@ -5,7 +5,7 @@
 //! its buffer 16 bytes off, which is where an allocator puts a large one. Safe code cannot ask `Vec` for an alignment,
 //! so the memory is a line longer than it is said to be, and its first bytes are skipped.
 
-use std::ops::{Deref, DerefMut, Range};
+use std::ops::{Deref, DerefMut};
 
 /// A cache line, and the alignment.
 pub(crate) const LINE: usize = 64;
@@ -33,17 +33,11 @@ impl Aligned {
         self.memory.len().saturating_sub(LINE)
     }
 
-    /// Where the first `len` bytes of the useful part are.
-    #[inline]
-    const fn range(&self, len: usize) -> Range<usize> {
-        self.start..self.start + len
-    }
-
     /// The first `len` bytes; `len` is at most the size.
     #[inline]
     pub(crate) fn first(&self, len: usize) -> &[u8] {
         debug_assert!(len <= self.size(), "the line to spare is not to be seen");
-        self.memory.get(self.range(len)).unwrap_or_default()
+        self.memory.get(self.start..).and_then(|memory| memory.get(..len)).unwrap_or_default()
     }
 }
 
@@ -52,15 +46,15 @@ impl Deref for Aligned {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        self.memory.get(self.range(self.size())).unwrap_or_default()
+        self.first(self.size())
     }
 }
 
 impl DerefMut for Aligned {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
-        let range = self.range(self.size());
-        self.memory.get_mut(range).unwrap_or_default()
+        let size = self.size();
+        self.memory.get_mut(self.start..).and_then(|memory| memory.get_mut(..size)).unwrap_or_default()
     }
 }
 
