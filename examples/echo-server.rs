@@ -9,6 +9,7 @@
 //! --timeout MS        a deadline on every operation; a connection that misses one is dropped
 //! --watchers N        that many loops, each with a listener of its own on the same port
 //! --cores N           the same, in typed mode
+//! --frames F          in typed mode: any: whatever arrives; lines: line by line, each of at most 64 KiB
 //! --pin CPU           pins loop i to CPU + i
 //! ```
 //!
@@ -55,12 +56,14 @@ struct Arguments {
     listen: SocketAddr,
     mode: Mode,
     settings: Settings,
+    lines: bool,
     watchers: usize,
     pin: Option<usize>,
 }
 
 const USAGE: &str = "usage: echo-server [--listen ADDR] [--mode spawned|embedded|typed] [--read vec|pooled|leased] \
-                     [--ops linked|separate] [--timeout MS] [--watchers N] [--cores N] [--pin CPU]";
+                     [--ops linked|separate] [--timeout MS] [--watchers N] [--cores N] \
+                     [--frames any|lines] [--pin CPU]";
 
 fn understood<T: FromStr<Err: Error>>(flag: &str, value: &str) -> Result<T, String> {
     value.parse().map_err(|error| format!("{flag} {value}: {error}\n{USAGE}"))
@@ -69,7 +72,7 @@ fn understood<T: FromStr<Err: Error>>(flag: &str, value: &str) -> Result<T, Stri
 fn arguments() -> Result<Arguments, Box<dyn Error>> {
     let settings = Settings { read: Read::Leased, linked: true, timeout: None };
     let listen = SocketAddr::from(([127, 0, 0, 1], 7000));
-    let mut parsed = Arguments { listen, mode: Mode::Spawned, settings, watchers: 1, pin: None };
+    let mut parsed = Arguments { listen, mode: Mode::Spawned, settings, lines: false, watchers: 1, pin: None };
     let mut words = std::env::args().skip(1);
     while let Some(flag) = words.next() {
         let value = words.next().ok_or(USAGE)?;
@@ -83,6 +86,8 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             ("--read", "leased") => parsed.settings.read = Read::Leased,
             ("--ops", "linked") => parsed.settings.linked = true,
             ("--ops", "separate") => parsed.settings.linked = false,
+            ("--frames", "any") => parsed.lines = false,
+            ("--frames", "lines") => parsed.lines = true,
             ("--timeout", ms) => parsed.settings.timeout = Some(Duration::from_millis(understood(&flag, ms)?)),
             ("--watchers" | "--cores", n) => parsed.watchers = understood::<usize>(&flag, n)?.max(1),
             ("--pin", cpu) => parsed.pin = Some(understood(&flag, cpu)?),
@@ -141,6 +146,10 @@ impl Settings {
     }
 }
 
+fn idle(expect: Expect, timeout: Option<Duration>) -> Expect {
+    timeout.map_or(expect, |time| expect.idle_within(time))
+}
+
 /// A typed session: whatever arrives goes back. A slice of the input is sent from where it lies.
 struct Echo {
     timeout: Option<Duration>,
@@ -150,10 +159,7 @@ impl Protocol for Echo {
     type Message = ();
 
     fn expects(&self) -> Expect {
-        match self.timeout {
-            Some(time) => Expect::any().idle_within(time),
-            None => Expect::any(),
-        }
+        idle(Expect::any(), self.timeout)
     }
 
     fn on_frame(self, bytes: &[u8], io: &mut Io<'_, Self>) -> Next<Self> {
@@ -162,13 +168,34 @@ impl Protocol for Echo {
     }
 }
 
-fn typed(arguments: &Arguments, mut signals: Signals) -> Result<(), Box<dyn Error>> {
-    let timeout = arguments.settings.timeout;
+/// The same with framing: each line goes back when it is whole. Several of one receive are one send.
+struct Lines {
+    timeout: Option<Duration>,
+}
+
+impl Protocol for Lines {
+    type Message = ();
+
+    fn expects(&self) -> Expect {
+        idle(Expect::through(b"\n").at_most(64 << 10), self.timeout)
+    }
+
+    fn on_frame(self, line: &[u8], io: &mut Io<'_, Self>) -> Next<Self> {
+        io.write(line);
+        Next::Become(self)
+    }
+}
+
+fn typed<P: Protocol>(
+    arguments: &Arguments,
+    mut signals: Signals,
+    session: impl Fn() -> P + Send + Sync + 'static,
+) -> Result<(), Box<dyn Error>> {
     let mut builder = Server::bind(arguments.listen)?.loops(arguments.watchers);
     if let Some(cpu) = arguments.pin {
         builder = builder.pin_from(cpu);
     }
-    let server = builder.serve(move |_peer| Echo { timeout })?;
+    let server = builder.serve(move |_peer| session())?;
     println!("listening on {}", server.local_addr().unwrap_or(arguments.listen));
     signals.forever().next();
     server.shutdown(Duration::from_secs(1));
@@ -237,8 +264,11 @@ fn report(ended: WaitError) {
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = arguments()?;
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    if arguments.mode == Mode::Typed {
-        return typed(&arguments, signals);
+    let timeout = arguments.settings.timeout;
+    match arguments.mode {
+        Mode::Typed if arguments.lines => return typed(&arguments, signals, move || Lines { timeout }),
+        Mode::Typed => return typed(&arguments, signals, move || Echo { timeout }),
+        Mode::Spawned | Mode::Embedded => {}
     }
     let mut place = Place { address: arguments.listen, options: ListenOptions::default() };
     place.options.reuse_port = arguments.watchers > 1;

@@ -66,6 +66,24 @@ fn every_way_of_serving_echoes_and_ends_with_the_peers_half_close() {
     }
 }
 
+#[test]
+fn lines_come_back_whole_and_no_sooner() {
+    let server = Server::start(&["--mode", "typed", "--frames", "lines"]);
+    let mut peer = server.connect();
+    echo(&mut peer, b"one\ntwo\n");
+    peer.write_all(b"half").unwrap();
+    let mut other = server.connect();
+    echo(&mut other, &[&pattern(60_000)[..], b"\n"].concat());
+    peer.set_nonblocking(true).unwrap();
+    assert_eq!(peer.read(&mut [0; 9]).map_err(|error| error.kind()), Err(ErrorKind::WouldBlock));
+    peer.set_nonblocking(false).unwrap();
+    peer.write_all(b" a line\n").unwrap();
+    let mut line = [0; 12];
+    peer.read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"half a line\n");
+    assert!(server.stop(Signal::TERM).success());
+}
+
 /// A silent client is dropped, by a clean end: nothing was torn. One that is served in time never notices.
 #[test]
 fn a_deadline_on_every_operation() {

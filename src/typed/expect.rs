@@ -39,6 +39,8 @@ pub(crate) enum What {
     Any,
     Exactly(usize),
     Until(&'static [u8]),
+    /// As before, and the delimiter is part of the frame.
+    Through(&'static [u8]),
     Length(LengthField),
     Custom,
 }
@@ -70,6 +72,30 @@ impl Expect {
     #[must_use]
     pub const fn until(delimiter: &'static [u8]) -> Self {
         Self::new(What::Until(delimiter))
+    }
+
+    /// All bytes up to the delimiter and the delimiter itself: to pass them on as they came. It does not count for
+    /// [`at_most`](Self::at_most).
+    ///
+    /// ```
+    /// use gaio::{Expect, Io, Next, Protocol};
+    ///
+    /// struct Lines;
+    /// impl Protocol for Lines {
+    ///     type Message = ();
+    ///     fn expects(&self) -> Expect { Expect::through(b"\r\n") }
+    ///     fn on_frame(self, line: &[u8], io: &mut Io<'_, Self>) -> Next<Self> {
+    ///         io.write(line); // in one piece, and not copied
+    ///         Next::Become(self)
+    ///     }
+    /// }
+    /// let mut bench = gaio::testkit::Bench::new(Lines);
+    /// bench.receive(b"one\r\ntwo\r\nthr");
+    /// assert_eq!(bench.written(), b"one\r\ntwo\r\n");
+    /// ```
+    #[must_use]
+    pub const fn through(delimiter: &'static [u8]) -> Self {
+        Self::new(What::Through(delimiter))
     }
 
     /// A frame that says its length in front.
@@ -280,7 +306,8 @@ impl Expect {
             What::Exactly(n) if n > self.at_most => Found::TooLong,
             What::Exactly(n) if input.len() >= n => whole(n),
             What::Exactly(n) => more(seen, n),
-            What::Until(delimiter) => self.find_delimiter(delimiter, input, seen),
+            What::Until(delimiter) => self.find_delimiter(delimiter, false, input, seen),
+            What::Through(delimiter) => self.find_delimiter(delimiter, true, input, seen),
             What::Length(field) => self.find_length(field, input, seen),
             What::Custom => match decode(input) {
                 Decode::Frame { len, total, .. } if len.max(total.saturating_sub(len)) > self.at_most => Found::TooLong,
@@ -298,7 +325,7 @@ impl Expect {
     }
 
     #[inline]
-    fn find_delimiter(&self, delimiter: &[u8], input: &[u8], seen: &mut Seen) -> Found {
+    fn find_delimiter(&self, delimiter: &[u8], through: bool, input: &[u8], seen: &mut Seen) -> Found {
         let from = (seen.scanned as usize).min(input.len());
         let found = match delimiter {
             [byte] => memchr(*byte, &input[from..]),
@@ -307,7 +334,8 @@ impl Expect {
         };
         if let Some(at) = found.map(|at| from + at) {
             let total = at + delimiter.len();
-            return if at > self.at_most { Found::TooLong } else { Found::Frame { skip: 0, len: at, total } };
+            let len = if through { total } else { at };
+            return if at > self.at_most { Found::TooLong } else { Found::Frame { skip: 0, len, total } };
         }
         // The last bytes may be the beginning of the delimiter.
         let scanned = input.len().saturating_sub(delimiter.len().saturating_sub(1));

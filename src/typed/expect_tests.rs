@@ -41,6 +41,8 @@ fn delimiters_of_one_and_more_bytes() {
     same(Expect::until(b"\r\n"), b"a\rb\r\r\nc\n\r\n", &[b"a\rb\r", b"c\n"], None);
     same(Expect::until(b"abab"), b"xababab-abab", &[b"x", b"ab-"], None);
     same(Expect::until(b""), b"never", &[], None);
+    same(Expect::through(b"\n"), b"a\n\nbcd\nrest", &[b"a\n", b"\n", b"bcd\n"], None);
+    same(Expect::through(b"\r\n").at_most(2), b"ab\r\n\rx\r\nabc\r\n", &[b"ab\r\n", b"\rx\r\n"], Some(Found::TooLong));
 }
 
 #[test]
