@@ -58,6 +58,11 @@ pub fn must_fail(test: &str, mutant: &str) {
     println!("{mutant}: {test} fails: {}", lines.next().unwrap_or("no message").trim());
 }
 
+/// Whether the deliberate fault `name` is on, for faults in a model's own code. (The crate's ask for it themselves.)
+pub fn mutant(name: &str) -> bool {
+    env::var("GAIO_MUTANT").is_ok_and(|mutant| mutant == name)
+}
+
 /// Whether the faults themselves are to be tried: not in a process that has one already.
 pub fn tries_mutants() -> bool {
     !is_faulty()
