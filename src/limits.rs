@@ -28,7 +28,8 @@ pub struct Limits {
     /// `TooMany`. Default 1 048 576.
     pub ops: usize,
     /// Bytes queued for writing per loop; a write beyond is refused with `TooMany`. It is accepted while those before
-    /// it are below this, so a single write may be larger. Default 256 MiB.
+    /// it are below this, so a single write may be larger. It bounds what is to be sent, not memory: a `Bytes` that goes
+    /// out on a thousand connections counts a thousand times, and is there once. Default 256 MiB.
     pub write_bytes: u64,
     /// Slots of the submission ring, rounded up to a power of two. What other threads have submitted and the loop has
     /// not taken up waits there; while it is full, `submit` parks. Memory: at most 64 bytes a slot for a context of up
