@@ -298,6 +298,12 @@
 //!
 //! An end of stream is no error: it is [`Outcome::Eof`].
 //!
+//! # Testing a server
+//!
+//! [`verification`] leads from a bench for one protocol, without sockets and clocks ([`testkit`]), by a simulated system
+//! with faults from a seed ([`sim`]) to models that loom explores. What this crate itself promises, and how each promise
+//! was tested, is in `RELIABILITY.md`.
+//!
 //! # The parts
 //!
 //! What two threads share is in [`handoff`], public and usable alone: a ring, a gate, a mailbox, counted handles, and a
@@ -316,12 +322,14 @@ mod sync;
 mod sys;
 pub mod testkit;
 mod typed;
+pub mod verification;
 mod watcher;
 
 pub use error::{ConnectError, DelegateError, DelegateErrorKind, OpError, SubmitError, SubmitErrorKind, WaitError};
 pub use event_loop::counters::Snapshot;
 pub use limits::{Limits, LimitsError, Options};
-#[cfg(any(loom, gaio_sim))]
+#[cfg(any(loom, gaio_sim, all(doc, not(doctest))))]
+#[doc(inline)]
 pub use sys::sim;
 pub use sys::{ListenOptions, Socket, StreamOptions};
 pub use typed::{

@@ -8,7 +8,7 @@
 #[cfg(not(loom))]
 mod imp {
     pub(crate) use std::cell::Cell;
-    #[cfg(any(test, gaio_sim))]
+    #[cfg(any(test, gaio_sim, doc))]
     pub(crate) use std::sync::MutexGuard;
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64};
     pub(crate) use std::sync::{Arc, Condvar, Mutex};

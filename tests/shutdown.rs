@@ -14,7 +14,9 @@ use bytes::Bytes;
 use gaio::{
     Conn, DelegateErrorKind, EmbeddedWatcher, Event, OpError, Outcome, SubmitErrorKind, Submitter, WaitError, Watcher,
 };
-use support::{Drive, Got, LONG, Net, Pattern, Rig, Taken, both_drives, check, read_all, read_to_its_end, until};
+use support::{
+    Drive, Got, LONG, Net, Pattern, Rig, Taken, both_drives, check, descriptors, read_all, read_to_its_end, until,
+};
 
 fn the_grace_lets_queued_writes_out<D: Drive>() {
     const LEN: usize = 16 << 20;
@@ -283,6 +285,7 @@ impl AsRef<[u8]> for Holder {
 #[test]
 fn a_watcher_that_its_own_loop_drops_ends_all_the_same() {
     check(|| {
+        let before = descriptors();
         let (watcher, submitter) = Watcher::<u64>::spawn_for(gaio::Options::default()).unwrap();
         let (ours, mut peer) = Net::Unix.pair();
         let (other, mut others_peer) = Net::Unix.pair();
@@ -294,6 +297,9 @@ fn a_watcher_that_its_own_loop_drops_ends_all_the_same() {
         assert_eq!(read_to_its_end(&mut peer).0, 10);
         assert_eq!(read_to_its_end(&mut others_peer), (0, None));
         until(|| submitter.post(3).is_err());
+        drop((conn, other, submitter, peer, others_peer));
+        // Nobody can join the loop's thread, so its own descriptors go when it gets to it.
+        until(|| descriptors() == before);
     });
 }
 

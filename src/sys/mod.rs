@@ -89,8 +89,9 @@ mod waker_pipe;
 #[cfg(all(test, not(any(loom, gaio_sim))))]
 mod waker_tests;
 
-// Public, as `gaio::sim`, in the builds that run on it; in an ordinary test build it is only tested.
-#[cfg(any(loom, gaio_sim, test))]
+// Public, as `gaio::sim`, in the builds that run on it; in an ordinary test build it is only tested, and in the manual it
+// is shown. (rustdoc says `doc` when it looks for examples, too, but an ordinary build has nothing that they could use.)
+#[cfg(any(loom, gaio_sim, test, all(doc, not(doctest))))]
 #[allow(unreachable_pub, reason = "reachable in some of the builds that have it")]
 pub mod sim;
 

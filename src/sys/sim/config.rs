@@ -11,11 +11,11 @@ pub enum Clock {
     /// The clock jumps to the deadline, whatever the others are about to do. Under loom this explores deadlines that
     /// expire at every point; a loop that always arms another would never end.
     Eager,
-    /// Time passes by [`World::advance`] alone.
+    /// Time passes by [`World::advance`](super::World::advance) alone.
     Manual,
 }
 
-/// The properties of a world. They may change while it runs.
+/// The properties of a world. They may change while it runs: [`World::configure`](super::World::configure).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {

@@ -341,3 +341,17 @@ fn alone_a_loop_that_asks_in_vain_is_found_out() {
         desk.wait(NOW);
     }
 }
+
+#[test]
+fn a_random_mixture_has_every_rate_and_now_and_then_none() {
+    let mut dice = Dice::new(1);
+    let mixtures: Vec<Faults> = (0..2_000).map(|_| Faults::random(&mut dice)).collect();
+    let calm = mixtures.iter().filter(|faults| Fault::ALL.iter().all(|fault| faults.chance_of(*fault) == 0)).count();
+    assert!((400..600).contains(&calm), "{calm} of 2000 worlds are good ones");
+    for fault in Fault::ALL {
+        let rates: std::collections::BTreeSet<u16> = mixtures.iter().map(|faults| faults.chance_of(fault)).collect();
+        let resets = matches!(fault, Fault::Reset | Fault::ResetBehindData);
+        let expected: &[u16] = if resets { &[0, 4, 32] } else { &[0, 4, 32, 256] };
+        assert!(rates.iter().eq(expected), "{fault:?}: {rates:?}");
+    }
+}

@@ -1,39 +1,36 @@
 //! Faults: what a kernel may do and rarely does, by chance, from one seed.
 //!
-//! | fault | what happens | what still holds |
-//! |---|---|---|
-//! | `ShortRead` | a read of a stream brings less than there is | the rest has an edge: it arrives behind the read |
-//! | `ShortWrite` | a send to a stream takes less than there is room for | the next attempt goes on |
-//! | `Pending` | EAGAIN to what could succeed | an edge follows |
-//! | `PendingFirst` | the same, to each first attempt ([`Config::pending_first`]) | an edge follows |
-//! | `LateEdge` | an edge comes behind others, and perhaps together with later ones | before anybody sleeps |
-//! | `FinWithData` | one event tells of bytes and of the end behind them | |
-//! | `Interrupted` | a signal: the selector's wait returns with nothing | the next wait goes on |
-//! | `ClockJump` | the clock goes on by up to ten seconds between two looks at it | it never goes back |
-//! | `NoBuffers`, `NoMemory` | ENOBUFS, ENOMEM to a send | nothing was sent, and no edge tells when to try again |
-//! | `Reset` | an RST to both ends of a TCP connection | it is told once |
-//! | `ResetBehindData` | the same, while there is something unread | that can still be read |
-//! | `ProcessFull`, `SystemFull` | EMFILE, ENFILE to an accept | the connection waits |
-//! | `Aborted` | ECONNABORTED to an accept | that connection is gone, the next one is not |
-//! | `ConnectRefused` | nobody is there, though somebody listens | an edge tells (Unix: at once) |
-//! | `ConnectLate` | the answer comes behind other things | before anybody sleeps |
-//! | `ConnectNever` | there is no answer | |
-//! | `NotRegistered` | ENOMEM to a registration | |
-//! | `DeafPeer` | a [`Peer`](super::Peer) whose `recv` finds nothing, as long as this fault may happen | |
-//! | `NumberReused` | a descriptor gets the number of one that was closed | always: the lowest is taken |
-//!
 //! What interferes is in `permit.rs`. EINTR to any other call is below the contract of `sys`: its verbs try again by themselves.
 //!
 //! The dice are rolled in the order of the calls. So a world with one thread, or with several that hand over to each other,
 //! does the same each time for the same seed; and each fault that happened is counted, so that one that never does is seen.
 
-#[cfg(doc)]
-use super::config::Config;
-
-/// A kind of fault: see the table at the top of its module.
+/// A kind of fault: what a kernel may do, and rarely does.
+///
+/// | fault | what happens | what still holds |
+/// |---|---|---|
+/// | `ShortRead` | a read of a stream brings less than there is | the rest has an edge: it arrives behind the read |
+/// | `ShortWrite` | a send to a stream takes less than there is room for | the next attempt goes on |
+/// | `Pending` | EAGAIN to what could succeed | an edge follows |
+/// | `PendingFirst` | the same, to each first attempt ([`Config::pending_first`](super::Config::pending_first)) | an edge follows |
+/// | `LateEdge` | an edge comes behind others, and perhaps together with later ones | before anybody sleeps |
+/// | `FinWithData` | one event tells of bytes and of the end behind them | |
+/// | `Interrupted` | a signal: the selector's wait returns with nothing | the next wait goes on |
+/// | `ClockJump` | the clock goes on by up to ten seconds between two looks at it | it never goes back |
+/// | `NoBuffers`, `NoMemory` | ENOBUFS, ENOMEM to a send | nothing was sent, and no edge tells when to try again |
+/// | `Reset` | an RST to both ends of a TCP connection | it is told once |
+/// | `ResetBehindData` | the same, while there is something unread | that can still be read |
+/// | `ProcessFull`, `SystemFull` | EMFILE, ENFILE to an accept | the connection waits |
+/// | `Aborted` | ECONNABORTED to an accept | that connection is gone, the next one is not |
+/// | `ConnectRefused` | nobody is there, though somebody listens | an edge tells (Unix: at once) |
+/// | `ConnectLate` | the answer comes behind other things | before anybody sleeps |
+/// | `ConnectNever` | there is no answer | |
+/// | `NotRegistered` | ENOMEM to a registration | |
+/// | `DeafPeer` | a [`Peer`](super::Peer) whose `recv` finds nothing, as long as this fault may happen | |
+/// | `NumberReused` | a descriptor gets the number of one that was closed | always: the lowest is taken |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-#[allow(missing_docs, reason = "the module's table says what they are")]
+#[allow(missing_docs, reason = "the table says what they are")]
 pub enum Fault {
     ShortRead,
     ShortWrite,
@@ -59,7 +56,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// All of them.
+    /// All of them. A later version may know more.
     pub const ALL: [Self; 21] = [
         Self::ShortRead,
         Self::ShortWrite,
@@ -135,10 +132,27 @@ impl Default for Faults {
 }
 
 impl Faults {
-    /// None yet.
+    /// None yet: [`with`](Self::with) says which.
     #[must_use]
     pub const fn seeded(seed: u64) -> Self {
         Self { dice: Dice::new(seed), chances: [0; Fault::ALL.len()] }
+    }
+
+    /// A mixture that the dice decide: in one world of four nothing goes wrong, in the others each kind of fault happens
+    /// never, now and then or often (0, 4, 32 or 256 of 1024), and resets at most now and then. Mixtures find more than one
+    /// rate for all: what is rare beside everything else has worlds of its own.
+    #[must_use]
+    pub fn random(dice: &mut Dice) -> Self {
+        let mut faults = Self::seeded(dice.next());
+        if dice.roll(4) == 0 {
+            return faults;
+        }
+        for fault in Fault::ALL {
+            let of_1024 = [0, 0, 4, 32, 256][dice.roll(5)];
+            let rare = matches!(fault, Fault::Reset | Fault::ResetBehindData);
+            faults = faults.with(fault, if rare { of_1024.min(32) } else { of_1024 });
+        }
+        faults
     }
 
     /// Makes a fault happen in so many of 1024 cases in which it could. `PendingFirst`, `FinWithData` and `NumberReused` are

@@ -13,7 +13,7 @@ use super::permit::Verb;
 use super::state::{Descriptor, Object};
 use super::world::{Shared, World};
 
-/// One owned descriptor of a simulated system, closed by its drop.
+/// One owned descriptor of a simulated system, closed by its drop. A [`World`] makes it: connected, or listening.
 pub struct Socket {
     shared: Arc<Shared>,
     pub(super) descriptor: Descriptor,

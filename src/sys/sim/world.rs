@@ -18,7 +18,11 @@ use super::socket::Socket;
 use super::state::{Descriptor, State};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
-/// One simulated system. A clone is another handle to the same one.
+/// One simulated system. A clone is another handle to the same one; all of it is freed with the last handle, socket and
+/// peer.
+///
+/// Any thread may use a handle; each call is atomic, and returns at once. What is told to nobody stays told to nobody: a
+/// world has no thread of its own, and nothing happens in it but by a call.
 #[derive(Clone)]
 pub struct World {
     pub(super) shared: Arc<Shared>,
@@ -168,7 +172,7 @@ impl World {
         world
     }
 
-    /// Puts the calling thread into this world, too.
+    /// Puts the calling thread into this world, too. It leaves the one that it was in.
     pub fn join(&self) {
         current::set(self.clone());
     }
@@ -183,7 +187,7 @@ impl World {
         current::get()
     }
 
-    /// Changes the properties.
+    /// Changes the properties, from now on: in the middle of a test, say, to end all faults and see what is left.
     pub fn configure(&self, change: impl FnOnce(&mut Config)) {
         self.shared.call(|state| change(&mut state.config));
     }
@@ -315,7 +319,7 @@ impl World {
         Ok(Peer::new(&self.shared, end))
     }
 
-    /// An address that the code under test may connect to, and whose answers the test gives.
+    /// An address that the code under test may connect to, and whose answers the test gives. Each call, another address.
     #[must_use]
     pub fn remote(&self) -> Remote {
         Remote::new(&self.shared, self.shared.call(|state| state.open_remote()))
@@ -331,6 +335,14 @@ impl World {
     pub fn advance(&self, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.shared.call(|state| state.advance_to(state.clock.saturating_add(nanos)));
+    }
+
+    /// Says what the test is about to do, in the trace (`GAIO_SIM_TRACE=1`); the function is called only if there is one.
+    pub fn note<T: fmt::Display>(&self, what: impl FnOnce() -> T) {
+        let state = self.shared.lock();
+        if state.traced {
+            eprintln!("{:>14} ns  {}", state.clock, what());
+        }
     }
 
     /// The faults that have happened so far, how often each.
