@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use crate::sys::Socket;
-use crate::watcher::Payload;
+use crate::watcher::{Failure, Half, Payload};
 
 /// Why a submission was refused; nothing of it has happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -220,6 +220,20 @@ impl std::error::Error for OpError {
     }
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let half = if self.half == Half::Read { "reading" } else { "writing" };
+        write!(f, "{half} failed after {} bytes: {}", self.transferred, self.error)
+    }
+}
+
+impl std::error::Error for Failure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        // Its own text has that of `error` in it.
+        self.error.source()
+    }
+}
+
 impl From<OpError> for io::Error {
     fn from(error: OpError) -> Self {
         let kind = match error {
@@ -293,5 +307,18 @@ impl std::error::Error for WaitError {}
 impl From<WaitError> for io::Error {
     fn from(error: WaitError) -> Self {
         Self::new(io::ErrorKind::NotConnected, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_says_what_failed_after_how_much_and_why() {
+        let os = io::Error::from(io::ErrorKind::BrokenPipe);
+        let failure = Failure { error: OpError::Os(os), half: Half::Write, transferred: 3, buffer: None };
+        assert_eq!(failure.to_string(), "writing failed after 3 bytes: broken pipe");
+        assert!(std::error::Error::source(&failure).is_some());
     }
 }

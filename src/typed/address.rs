@@ -90,12 +90,18 @@ impl<M> fmt::Debug for SendError<M> {
     }
 }
 
+impl fmt::Display for SendErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "the loop's ring is full: send again later",
+            Self::Closed => "the loop has been shut down",
+        })
+    }
+}
+
 impl<M> fmt::Display for SendError<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.kind {
-            SendErrorKind::Full => "the loop's ring is full: send again later",
-            SendErrorKind::Closed => "the loop has been shut down",
-        })
+        self.kind.fmt(f)
     }
 }
 
