@@ -288,6 +288,43 @@ fn many_timers_of_many_sessions_all_come() {
     }
 }
 
+// --- output -------------------------------------------------------------------------------------------------------
+
+/// The budget of a step may be over right behind `on_drained`: what it wrote is this session's all the same, not the next one's.
+#[test]
+fn what_is_produced_with_the_last_of_a_budget_is_not_the_next_sessions() {
+    let limits = |limits: &mut SessionLimits| {
+        (limits.high_water, limits.low_water, limits.frames_per_turn) = (500, 0, 1);
+    };
+    let mut desk = desk_with(|config| config.buffer = 1_000, limits);
+    let (first, one) = desk.session(Scripted::new(Expect::until(b"\n"), |seen, io| {
+        if *seen == Seen::Drained {
+            io.write(b"more");
+        }
+        Then::Stay
+    }));
+    let (second, two) = desk.session(Scripted::new(Expect::until(b"\n"), |seen, io| {
+        if let Seen::Frame(_) = seen {
+            io.write(b"mine");
+        }
+        Then::Stay
+    }));
+    first.send(order(|io| {
+        io.write(&[0; 1_600]);
+        Then::Stay
+    }));
+    desk.settle();
+    // There is room for the rest, and a frame to read behind it; both sessions are served in one turn.
+    one.send(b"asked meanwhile\n").unwrap();
+    assert_eq!(received(&one).unwrap().len(), 1_000);
+    two.send(b"ask\n").unwrap();
+    desk.settle();
+    assert!(first.has(&Seen::Drained) && first.has(&frame(b"asked meanwhile")) && second.has(&frame(b"ask")));
+    assert_eq!(received(&two).unwrap(), b"mine");
+    let rest = received(&one).unwrap();
+    assert_eq!((rest.len(), &rest[600..]), (604, &b"more"[..]));
+}
+
 // --- connects, closes, the end ------------------------------------------------------------------------------------
 
 #[test]
