@@ -404,6 +404,28 @@ fn a_shutdown_tells_everybody_waits_for_its_grace_and_no_longer() {
     }
 }
 
+/// A session that has decided its end in the last moment keeps its reason.
+#[test]
+fn what_is_decided_as_the_grace_ends_is_the_reason() {
+    let mut desk = desk();
+    let react = |seen: &Seen, io: &mut gaio::Io<'_, Scripted>| match seen {
+        Seen::Shutdown => {
+            io.timer(1, SECOND);
+            Then::Stay
+        }
+        Seen::Timer(_) => Then::Abort,
+        _ => Then::Stay,
+    };
+    let (aborts, _peer) = desk.session(Scripted::new(Expect::any(), react));
+    let (stays, _other) = desk.session(Scripted::new(Expect::any(), |_, _| Then::Stay));
+    desk.rig.hub.shutdown(SECOND);
+    desk.settle();
+    desk.world.advance(SECOND + TICK);
+    while desk.rig.sessions.turn(Some(Duration::ZERO)).is_ok() {}
+    assert_eq!(aborts.end().as_deref(), Some("aborted by the protocol"));
+    assert_eq!(stays.end().as_deref(), Some("the loop has ended"));
+}
+
 #[test]
 fn everything_works_though_every_call_is_pending_first() {
     {
