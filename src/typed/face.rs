@@ -12,7 +12,7 @@
 //! Sessions are served from the ready list, each at least once a turn (G8). While output is above the high-water mark, or
 //! the state expects nothing, nothing is read: that is the back-pressure.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -78,7 +78,8 @@ pub(crate) struct Sessions<P: Protocol> {
     /// Other loops that accepted connections may go to.
     siblings: Vec<Arc<Mail<P>>>,
     pub(crate) connects: Vec<(SocketAddr, P)>,
-    pub(crate) groups: HashMap<u64, HashSet<u64>>,
+    /// In order, so that a broadcast does the same each time.
+    pub(crate) groups: HashMap<u64, BTreeSet<u64>>,
     pub(crate) alarms: Arena<Alarm>,
     pub(crate) ending: Ending,
 }
@@ -224,7 +225,7 @@ pub(crate) fn forget(alarms: &mut Arena<Alarm>, timers: &mut Timers, extra: &mut
     }
 }
 
-pub(crate) fn leave(groups: &mut HashMap<u64, HashSet<u64>>, group: u64, token: u64) {
+pub(crate) fn leave(groups: &mut HashMap<u64, BTreeSet<u64>>, group: u64, token: u64) {
     if let Some(members) = groups.get_mut(&group) {
         members.remove(&token);
         if members.is_empty() {
