@@ -365,6 +365,85 @@ fn a_connect_that_nobody_answers_is_given_up() {
     }
 }
 
+impl Desk {
+    fn connect_unix(&self, path: &str) -> Log {
+        let (state, log) = Scripted::quiet(Expect::any());
+        self.rig.hub.connect_unix(path, state).map_err(|_| ()).unwrap();
+        log
+    }
+}
+
+/// No edge tells of room in a backlog: it is tried again, for as long as a connect may take.
+#[test]
+fn a_unix_connect_waits_for_room_in_the_backlog() {
+    let mut desk = desk_with(|_| (), |limits| limits.connect_within = SECOND);
+    let listener = desk.world.unix_listener("door").unwrap();
+    let nobody = desk.connect_unix("nobody");
+    let first = desk.connect_unix("door");
+    desk.settle();
+    assert!(matches!(&nobody.all()[..], [Seen::End(_)]), "{:?}", nobody.all());
+    assert_eq!(first.take(), [Seen::Open], "accepted or not");
+    let mut crowd = Vec::new();
+    while let Ok(peer) = desk.world.connect_unix("door") {
+        crowd.push(peer);
+    }
+    // Two wait until their time is over, one finds room just before.
+    let late = [desk.connect_unix("door"), desk.connect_unix("door")];
+    desk.settle();
+    let descriptors = desk.world.open_descriptors();
+    desk.pass(SECOND / 2);
+    let waits = desk.connect_unix("door");
+    desk.pass(SECOND / 2 - TICK);
+    assert!(late.iter().all(|log| log.all().is_empty()));
+    assert_eq!((desk.rig.hub.sessions(), desk.world.open_descriptors()), (4, descriptors), "places, and no sockets");
+    desk.pass(2 * TICK);
+    assert!(late.iter().all(|log| log.end().is_some_and(|end| end.contains("timed out"))));
+    assert_eq!(waits.all(), []);
+    desk.rig.hub.listen(listener).unwrap();
+    desk.settle();
+    desk.pass(SECOND / 10);
+    assert_eq!(waits.take(), [Seen::Open]);
+    let accepted = desk.rig.welcomed.lock().unwrap().len();
+    assert_eq!(accepted, crowd.len() + 2);
+}
+
+/// One that is opened as the loop ends has the grace, as all others have; one that is paused, too.
+#[test]
+fn connects_have_until_the_end_of_the_grace() {
+    let mut desk = desk();
+    let _listener = desk.world.unix_listener("door").unwrap();
+    let mut crowd = Vec::new();
+    while let Ok(peer) = desk.world.connect_unix("door") {
+        crowd.push(peer);
+    }
+    let remote = desk.world.remote();
+    let (state, opened) = Scripted::new(Expect::any(), |_, _| Then::Stay);
+    let (address, state) = (remote.addr(), std::sync::Mutex::new(Some(state)));
+    let (opens, peer) = desk.session(Scripted::new(Expect::any(), move |seen, io| {
+        if *seen != Seen::Shutdown {
+            return Then::Stay;
+        }
+        io.connect(address, state.lock().unwrap().take().unwrap());
+        Then::Close
+    }));
+    drop(peer);
+    let paused = desk.connect_unix("door");
+    desk.settle();
+    desk.rig.hub.shutdown(SECOND);
+    desk.settle();
+    assert!(opens.end().is_some());
+    let _peer = remote.attempt().unwrap().accept();
+    desk.settle();
+    assert_eq!(opened.take(), [Seen::Open, Seen::Shutdown]);
+    assert_eq!(paused.take(), []);
+    desk.world.advance(SECOND + TICK);
+    while desk.rig.sessions.turn(Some(Duration::ZERO)).is_ok() {}
+    for log in [opened, paused] {
+        assert_eq!(log.take(), [Seen::End("the loop has ended".into())]);
+    }
+    assert_eq!(desk.rig.hub.sessions(), 0, "no place is kept");
+}
+
 #[test]
 fn a_shutdown_tells_everybody_waits_for_its_grace_and_no_longer() {
     {

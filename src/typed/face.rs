@@ -25,6 +25,7 @@ use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Armed, Timer, Timers};
 use crate::event_loop::{self, Step};
 use crate::sys::{self, Errno, Socket};
+use crate::typed::connecting::Connects;
 use crate::typed::ending::Ending;
 use crate::typed::expect::Seen;
 use crate::typed::limits::SessionLimits;
@@ -77,7 +78,7 @@ pub(crate) struct Sessions<P: Protocol> {
     welcome: Welcome<P>,
     /// Other loops that accepted connections may go to.
     siblings: Vec<Arc<Mail<P>>>,
-    pub(crate) connects: Vec<(SocketAddr, P)>,
+    pub(crate) connects: Connects<P>,
     /// In order, so that a broadcast does the same each time.
     pub(crate) groups: HashMap<u64, BTreeSet<u64>>,
     pub(crate) alarms: Arena<Alarm>,
@@ -102,7 +103,7 @@ impl<P: Protocol> Sessions<P> {
             receive,
             welcome,
             siblings,
-            connects: Vec::new(),
+            connects: Connects::default(),
             groups: HashMap::new(),
             alarms: Arena::default(),
             ending: Ending::No,
@@ -116,7 +117,7 @@ impl<P: Protocol> Sessions<P> {
     // --- beginnings ---
 
     /// Makes a connection a session.
-    fn take_in(&mut self, core: &mut Core<P>, newcomer: Newcomer<P>, connecting: bool) {
+    pub(crate) fn take_in(&mut self, core: &mut Core<P>, newcomer: Newcomer<P>, connecting: bool) {
         let Newcomer { socket, unix, state, leftover } = newcomer;
         let mut machine = Machine::new(state);
         if !leftover.is_empty() {
@@ -166,22 +167,6 @@ impl<P: Protocol> Sessions<P> {
         machine.end(end);
     }
 
-    fn connect(&mut self, core: &mut Core<P>, address: SocketAddr, state: P) {
-        if !self.mail.admit() {
-            return self.tell(&mut Machine::new(state), &End::TooMany);
-        }
-        match sys::connect_tcp(address, &sys::StreamOptions::default()) {
-            Ok((socket, connecting)) => {
-                let newcomer = Newcomer { socket, unix: false, state, leftover: bytes::Bytes::new() };
-                self.take_in(core, newcomer, connecting == sys::Connecting::Pending);
-            }
-            Err(errno) => {
-                self.mail.left();
-                self.tell(&mut Machine::new(state), &End::Os(errno.into()));
-            }
-        }
-    }
-
     // --- commands ---
 
     fn take_up(&mut self, core: &mut Core<P>, command: Command<P>) {
@@ -194,7 +179,7 @@ impl<P: Protocol> Sessions<P> {
                 }
             }
             Command::Adopt(newcomer) => self.take_in(core, *newcomer, false),
-            Command::Connect { address, state } => self.connect(core, address, *state),
+            Command::Connect(connect) => self.connect(core, *connect),
             Command::Listen { socket, unix, lingers } => {
                 let phase = event_loop::listener::Phase::Ready;
                 let listening = event_loop::listener::Listening { socket, phase, unix, tag: lingers };
@@ -253,8 +238,8 @@ impl<P: Protocol> event_loop::Face for Sessions<P> {
             self.take_up(core, command);
         }
         self.intake.end(&self.mail.inbox);
-        for (address, state) in std::mem::take(&mut self.connects) {
-            self.connect(core, address, state);
+        for connect in std::mem::take(&mut self.connects.due) {
+            self.connect(core, connect);
         }
     }
 
@@ -326,6 +311,7 @@ impl<P: Protocol> event_loop::Face for Sessions<P> {
             Timer::Limit(token) => self.limit(core, Key::from_token(token)),
             Timer::Alarm(index) => self.alarm(core, index),
             Timer::Close(token) => self.close_overdue(core, Key::from_token(token)),
+            Timer::Attempt(number) => self.connects.again(number),
             _ => {}
         }
     }
@@ -340,6 +326,6 @@ impl<P: Protocol> event_loop::Face for Sessions<P> {
     }
 
     fn busy(&mut self) -> bool {
-        self.mail.inbox.has_local() || !self.connects.is_empty()
+        self.mail.inbox.has_local() || self.connects.are_due()
     }
 }

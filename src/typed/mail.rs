@@ -3,7 +3,6 @@
 //! One ring per loop, by value, in the order of each sender; what its own thread sends goes by the local queue
 //! (`event_loop::inbox`). Sending never waits: with the ring full the command comes back.
 
-use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -14,6 +13,7 @@ use crate::event_loop::inbox::{Inbox, Patience};
 use crate::sync::figures::AtomicUsize;
 use crate::sys::Socket;
 use crate::typed::address::{Post, SendError, SendErrorKind};
+use crate::typed::connecting::Connect;
 use crate::typed::protocol::Protocol;
 
 /// A connection on its way to a loop.
@@ -28,7 +28,7 @@ pub(crate) enum Command<P: Protocol> {
     Message { token: u64, message: P::Message },
     Broadcast { group: u64, message: P::Message, copy: fn(&P::Message) -> P::Message },
     Adopt(Box<Newcomer<P>>),
-    Connect { address: SocketAddr, state: Box<P> },
+    Connect(Box<Connect<P>>),
     Listen { socket: Socket, unix: bool, lingers: bool },
 }
 

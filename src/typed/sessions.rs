@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::net::SocketAddr;
 #[cfg(not(any(loom, gaio_sim)))]
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::handoff::{gate, ring};
 use crate::limits::Limits;
 use crate::sys::{self, Kind, Selector, Socket, Waker};
 use crate::typed::address::SendErrorKind;
+use crate::typed::connecting::{Connect, To};
 use crate::typed::face::{Sessions, Welcome};
 use crate::typed::limits::SessionLimits;
 use crate::typed::mail::{Command, Mail, Newcomer};
@@ -284,8 +286,22 @@ impl<P: Protocol> Hub<P> {
     /// # Errors
     /// The state comes back, if the loop is behind or shut down.
     pub fn connect(&self, address: SocketAddr, state: P) -> Result<(), (SendErrorKind, P)> {
-        self.0.send(Command::Connect { address, state: Box::new(state) }).map_err(|(kind, command)| match command {
-            Command::Connect { state, .. } => (kind, *state),
+        self.connect_to(To::Tcp(address), state)
+    }
+
+    /// Opens a connection to the Unix listener at this path; all else as [`connect`](Self::connect) does it, and as
+    /// [`Io::connect_unix`](crate::Io::connect_unix).
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn connect_unix(&self, path: impl Into<PathBuf>, state: P) -> Result<(), (SendErrorKind, P)> {
+        self.connect_to(To::Unix(path.into()), state)
+    }
+
+    fn connect_to(&self, to: To, state: P) -> Result<(), (SendErrorKind, P)> {
+        let connect = Box::new(Connect::new(to, state));
+        self.0.send(Command::Connect(connect)).map_err(|(kind, command)| match command {
+            Command::Connect(connect) => (kind, connect.state),
             _ => unreachable!("a connect was sent, so one was refused"),
         })
     }

@@ -217,7 +217,7 @@ impl<P: Protocol> Sessions<P> {
                     extra.timers.push((name, index));
                 }
                 Effect::CancelTimer { name } => forget(&mut self.alarms, timers, extra, name),
-                Effect::Connect { address, state } => self.connects.push((address, state)),
+                Effect::Connect { to, state } => self.connects.ask(to, state),
                 Effect::Join { group } => {
                     if self.groups.entry(group).or_default().insert(token) {
                         extra.groups.push(group);

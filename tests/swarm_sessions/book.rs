@@ -9,11 +9,11 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use gaio::sim::{Dice, Fault, Remote, World};
+use gaio::sim::{Dice, Fault, Peer, Remote, World};
 use gaio::{Address, Detached, End, SessionLimits, TimeLimit};
 
 use crate::line::Line;
-use crate::puppet::{Call, Note};
+use crate::puppet::{Call, Note, To};
 use crate::spec::{Next, Spec, What};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,9 @@ pub(crate) struct Book {
     pub(crate) actors: Vec<Actor>,
     /// Whose connects are to be answered.
     pub(crate) remotes: Vec<(Remote, usize)>,
-    pub(crate) doors: Vec<std::net::SocketAddr>,
+    pub(crate) doors: Vec<To>,
+    /// Peers of connections that cannot be told from each other.
+    pub(crate) strangers: Vec<Peer>,
     /// How much may be in one write, or frame.
     pub(crate) most: usize,
     /// Of what callbacks do by themselves there is an end.
@@ -113,6 +115,7 @@ impl Book {
             actors: Vec::new(),
             remotes: Vec::new(),
             doors: Vec::new(),
+            strangers: Vec::new(),
             most,
             energy: 400,
             calm: false,
@@ -159,7 +162,7 @@ impl Book {
 
     // --- beginnings ---
 
-    pub(crate) fn add_line(&mut self, unix: bool, peer: Option<gaio::sim::Peer>) -> usize {
+    pub(crate) fn add_line(&mut self, unix: bool, peer: Option<Peer>) -> usize {
         let index = self.lines.len();
         let appetite = [0, 3, 100, 100_000, 100_000][self.dice.roll(5)];
         self.lines.push(Line::new(index, unix, peer, appetite));

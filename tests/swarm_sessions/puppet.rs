@@ -49,6 +49,13 @@ pub(crate) struct Note {
     _ticket: Ticket,
 }
 
+/// Where a listener is, or a connect leads.
+#[derive(Clone, Debug)]
+pub(crate) enum To {
+    Tcp(SocketAddr),
+    Unix(String),
+}
+
 #[derive(Debug)]
 pub(crate) enum Call<'f> {
     Open,
@@ -95,25 +102,29 @@ impl Book {
     }
 
     /// Where a connect may lead, and the session that it is to be.
-    pub(crate) fn destination(&mut self) -> (SocketAddr, usize) {
+    pub(crate) fn destination(&mut self) -> (To, usize) {
         let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
         let line = self.add_line(false, None);
-        let address = match self.dice.roll(8) {
+        let doors = self.doors.len();
+        let to = match self.dice.roll(8) {
             0 => {
                 self.lines[line].refused = true;
-                nobody
+                if self.dice.roll(2) == 0 { To::Tcp(nobody) } else { To::Unix("nobody".into()) }
             }
-            1 if !self.doors.is_empty() => self.doors[self.dice.roll(self.doors.len())],
+            1..=2 if doors > 0 => {
+                let door = self.dice.roll(doors);
+                self.doors[door].clone()
+            }
             _ => {
                 let remote = self.world.remote();
                 let address = remote.addr();
                 self.remotes.push((remote, line));
                 // The far end is to be in our hand.
                 self.lines[line].tracked = true;
-                address
+                To::Tcp(address)
             }
         };
-        (address, self.add_actor(line, true))
+        (to, self.add_actor(line, true))
     }
 }
 
@@ -208,8 +219,12 @@ impl Puppet {
             }
             18..=20 if book.spend() => self.send(book),
             21 if book.lines.len() < 60 && book.spend() => {
-                let (address, id) = book.destination();
-                io.connect(address, Self { id, book: self.book.clone() });
+                let (to, id) = book.destination();
+                let state = Self { id, book: self.book.clone() };
+                match to {
+                    To::Tcp(address) => io.connect(address, state),
+                    To::Unix(path) => io.connect_unix(path, state),
+                }
             }
             _ => {}
         }

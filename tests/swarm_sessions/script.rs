@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use gaio::sim::{Config, Dice, World};
-use gaio::{DelegateErrorKind, Hub, SendErrorKind, SessionLimits, SessionLoop, WaitError};
+use gaio::{DelegateErrorKind, Hub, NextTurn, SendErrorKind, SessionLimits, SessionLoop, WaitError};
 
 use crate::book::{Book, LAST, Shared};
 use crate::foreign::Foreign;
-use crate::puppet::{LOST, Puppet};
+use crate::puppet::{LOST, Puppet, To};
 use crate::seeds;
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -323,9 +323,16 @@ impl<'f> Swarm<'f> {
         if book.doors.len() >= 3 {
             return;
         }
-        let (socket, address) = self.world.listener();
+        let (socket, door) = if book.dice.roll(3) == 0 {
+            let path = format!("door {}", book.doors.len());
+            let Ok(socket) = self.world.unix_listener(&path) else { return };
+            (socket, To::Unix(path))
+        } else {
+            let (socket, address) = self.world.listener();
+            (socket, To::Tcp(address))
+        };
         match self.hub().listen(socket) {
-            Ok(()) => book.doors.push(address),
+            Ok(()) => book.doors.push(door),
             Err(error) => {
                 assert!(book.shut_down.is_some() && matches!(error.kind, DelegateErrorKind::Closed), "{error:?}");
             }
@@ -340,20 +347,29 @@ impl<'f> Swarm<'f> {
         }
         let doors = book.doors.len();
         let door = book.dice.roll(doors);
-        let door = book.doors[door];
-        if let Ok(peer) = self.world.connect(door) {
-            book.add_line(false, Some(peer));
+        match book.doors[door].clone() {
+            To::Tcp(address) => {
+                if let Ok(peer) = self.world.connect(address) {
+                    book.add_line(false, Some(peer));
+                }
+            }
+            // Nobody knows whose connection that is; it stands for a while.
+            To::Unix(path) => book.strangers.extend(self.world.connect_unix(path)),
         }
     }
 
     fn connect(&self, foreign: Option<&Foreign>) {
         let mut book = self.book.open();
-        let (address, id) = book.destination();
+        let (to, id) = book.destination();
         drop(book);
         let (hub, state) = (self.hub().clone(), Puppet { id, book: self.book.clone() });
+        let connect = move || match to {
+            To::Tcp(address) => hub.connect(address, state),
+            To::Unix(path) => hub.connect_unix(path, state),
+        };
         let answer = match foreign {
-            Some(foreign) => foreign.run(move || hub.connect(address, state)),
-            None => hub.connect(address, state),
+            Some(foreign) => foreign.run(connect),
+            None => connect(),
         };
         if let Err((kind, state)) = answer {
             let mut book = self.book.open();
@@ -520,6 +536,8 @@ impl<'f> Swarm<'f> {
             // A timer that is not needed any more may still come, once.
             let more = self.hub().counters().polls - polls;
             assert!(idle < 2 || more <= 2, "idle, it polled {more} times");
+            let next = self.sessions.as_mut().map(SessionLoop::next_turn);
+            assert!(idle < 2 || next == Some(NextTurn::WhenReadable), "idle, its next turn is {next:?}");
         }
         if !self.over {
             let book = self.book.open();
@@ -562,6 +580,7 @@ impl<'f> Swarm<'f> {
         assert!(told.contains(&counters.messages), "messages: {told:?}, and {} were counted", counters.messages);
         self.world.configure(|config| config.faults.calm());
         book.lines.iter_mut().for_each(|line| line.detached = None);
+        book.strangers.clear();
         // They name the book, which names them; and their addresses the waker.
         book.actors.clear();
         self.hub = None;
