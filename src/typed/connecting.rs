@@ -100,7 +100,8 @@ impl<P: Protocol> Sessions<P> {
         };
         let errno = match attempt {
             Ok((socket, connecting)) => {
-                let newcomer = Newcomer { socket, unix, state: connect.state, leftover: Bytes::new() };
+                let (state, leftover) = (connect.state, Bytes::new());
+                let newcomer = Newcomer { socket, unix, state, leftover, linger: None };
                 return self.take_in(core, newcomer, connecting == Connecting::Pending);
             }
             Err(Errno::AGAIN) if unix && now < by => {

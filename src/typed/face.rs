@@ -16,6 +16,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::event_loop::arena::Arena;
 use crate::event_loop::counters::count;
@@ -36,14 +37,16 @@ use crate::typed::protocol::{End, Protocol};
 use crate::typed::step::catch;
 use crate::watcher::aligned::Aligned;
 
-/// A listener is known by whether its connections inherit a linger.
-pub(crate) type Core<P> = event_loop::Core<Typed<P>, bool>;
+/// A listener is known by the linger that its connections inherit.
+pub(crate) type Core<P> = event_loop::Core<Typed<P>, Option<Duration>>;
 
 /// What few sessions have.
 #[derive(Debug, Default)]
 pub(crate) struct Extra {
     pub(crate) timers: Vec<(u64, u32)>,
     pub(crate) groups: Vec<u64>,
+    /// The bound of its graceful close, if the socket came with one.
+    pub(crate) linger: Option<Duration>,
 }
 
 /// One session, as the loop keeps it.
@@ -118,14 +121,14 @@ impl<P: Protocol> Sessions<P> {
 
     /// Makes a connection a session.
     pub(crate) fn take_in(&mut self, core: &mut Core<P>, newcomer: Newcomer<P>, connecting: bool) {
-        let Newcomer { socket, unix, state, leftover } = newcomer;
+        let Newcomer { socket, unix, state, leftover, linger } = newcomer;
+        let extra = linger.map(|_| Box::new(Extra { linger, ..Extra::default() }));
         let mut machine = Machine::new(state);
         if !leftover.is_empty() {
             machine.keep(&mut self.bench, &leftover, Seen::default());
             machine.look_again();
         }
-        let typed =
-            Typed { machine, fate: None, extra: None, armed: Armed::NONE, drained: 0, closing: false, connecting };
+        let typed = Typed { machine, fate: None, extra, armed: Armed::NONE, drained: 0, closing: false, connecting };
         let mut session = Session::new(socket, unix, typed);
         if connecting {
             session.wait_for_edge();
@@ -180,9 +183,9 @@ impl<P: Protocol> Sessions<P> {
             }
             Command::Adopt(newcomer) => self.take_in(core, *newcomer, false),
             Command::Connect(connect) => self.connect(core, *connect),
-            Command::Listen { socket, unix, lingers } => {
+            Command::Listen { socket, unix, linger } => {
                 let phase = event_loop::listener::Phase::Ready;
-                let listening = event_loop::listener::Listening { socket, phase, unix, tag: lingers };
+                let listening = event_loop::listener::Listening { socket, phase, unix, tag: linger };
                 if core.add_listener(listening).is_err() {
                     count(&self.mail.counters.accept_errors);
                 }
@@ -221,7 +224,7 @@ pub(crate) fn leave(groups: &mut HashMap<u64, BTreeSet<u64>>, group: u64, token:
 
 impl<P: Protocol> event_loop::Face for Sessions<P> {
     type Session = Typed<P>;
-    type Tag = bool;
+    type Tag = Option<Duration>;
 
     fn begin(&mut self, _core: &mut Core<P>) {
         // Once per turn; limits are told apart by milliseconds.
@@ -271,8 +274,8 @@ impl<P: Protocol> event_loop::Face for Sessions<P> {
 
     fn accepted(&mut self, core: &mut Core<P>, listener: usize, socket: Socket, peer: Option<SocketAddr>) {
         let listening = core.listeners.get(listener).and_then(Option::as_ref);
-        let (unix, lingers) = listening.map_or((false, false), |listening| (listening.unix, listening.tag));
-        if lingers && sys::linger_off(&socket).is_err() {
+        let (unix, linger) = listening.map_or((false, None), |listening| (listening.unix, listening.tag));
+        if linger.is_some() && sys::linger_off(&socket).is_err() {
             // A close that lingers would hold the loop up.
             return count(&self.mail.counters.refused);
         }
@@ -287,7 +290,7 @@ impl<P: Protocol> event_loop::Face for Sessions<P> {
             target.left();
             return count(&self.mail.counters.refused);
         };
-        let newcomer = Newcomer { socket, unix, state, leftover: bytes::Bytes::new() };
+        let newcomer = Newcomer { socket, unix, state, leftover: bytes::Bytes::new(), linger };
         if Arc::ptr_eq(&target, &self.mail) {
             self.take_in(core, newcomer, false);
         } else if let Err((_, Command::Adopt(newcomer))) = target.send(Command::Adopt(Box::new(newcomer))) {

@@ -4,6 +4,7 @@
 //! (`event_loop::inbox`). Sending never waits: with the ring full the command comes back.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -22,6 +23,8 @@ pub(crate) struct Newcomer<P> {
     pub(crate) unix: bool,
     pub(crate) state: P,
     pub(crate) leftover: Bytes,
+    /// What it was to linger for.
+    pub(crate) linger: Option<Duration>,
 }
 
 pub(crate) enum Command<P: Protocol> {
@@ -29,7 +32,7 @@ pub(crate) enum Command<P: Protocol> {
     Broadcast { group: u64, message: P::Message, copy: fn(&P::Message) -> P::Message },
     Adopt(Box<Newcomer<P>>),
     Connect(Box<Connect<P>>),
-    Listen { socket: Socket, unix: bool, lingers: bool },
+    Listen { socket: Socket, unix: bool, linger: Option<Duration> },
 }
 
 /// What everybody shares with one loop of sessions.

@@ -257,9 +257,9 @@ impl<P: Protocol> Hub<P> {
         state: P,
     ) -> Result<(), (DelegateError, P)> {
         let (socket, leftover) = (socket.into(), leftover.into());
-        let unix = match sys::adopt(&socket) {
-            Ok(found) if found.kind == Kind::TcpStream => false,
-            Ok(found) if found.kind == Kind::UnixStream => true,
+        let (unix, linger) = match sys::adopt(&socket) {
+            Ok(found) if found.kind == Kind::TcpStream => (false, found.linger),
+            Ok(found) if found.kind == Kind::UnixStream => (true, found.linger),
             Ok(found) => {
                 let kind = DelegateErrorKind::Unsupported(why_not(found.kind));
                 return Err((DelegateError { kind, socket, leftover }, state));
@@ -272,7 +272,8 @@ impl<P: Protocol> Hub<P> {
         if !self.0.admit() {
             return Err((DelegateError { kind: DelegateErrorKind::TooMany, socket, leftover }, state));
         }
-        self.0.send(Command::Adopt(Box::new(Newcomer { socket, unix, state, leftover }))).map_err(|(kind, command)| {
+        let newcomer = Newcomer { socket, unix, state, leftover, linger };
+        self.0.send(Command::Adopt(Box::new(newcomer))).map_err(|(kind, command)| {
             self.0.left();
             let Command::Adopt(newcomer) = command else { unreachable!("a connection was sent, so one was refused") };
             let Newcomer { socket, state, leftover, .. } = *newcomer;
@@ -313,16 +314,16 @@ impl<P: Protocol> Hub<P> {
     pub fn listen(&self, socket: impl Into<Socket>) -> Result<(), DelegateError> {
         let socket = socket.into();
         let leftover = Bytes::new();
-        let (unix, lingers) = match sys::adopt_listener(&socket) {
-            Ok(found) if found.kind == Kind::TcpListener => (false, found.linger.is_some()),
-            Ok(found) if found.kind == Kind::UnixListener => (true, found.linger.is_some()),
+        let (unix, linger) = match sys::adopt_listener(&socket) {
+            Ok(found) if found.kind == Kind::TcpListener => (false, found.linger),
+            Ok(found) if found.kind == Kind::UnixListener => (true, found.linger),
             Ok(_) => {
                 let kind = DelegateErrorKind::Unsupported("not a listening socket: bind it and listen first");
                 return Err(DelegateError { kind, socket, leftover });
             }
             Err(errno) => return Err(DelegateError { kind: DelegateErrorKind::Os(errno.into()), socket, leftover }),
         };
-        self.0.send(Command::Listen { socket, unix, lingers }).map_err(|(kind, command)| {
+        self.0.send(Command::Listen { socket, unix, linger }).map_err(|(kind, command)| {
             let Command::Listen { socket, .. } = command else { unreachable!("a listener was sent") };
             DelegateError { kind: refused(kind), socket, leftover }
         })

@@ -108,7 +108,9 @@ impl<P: Protocol> Sessions<P> {
         if !session.state.closing {
             session.state.closing = true;
             core.timers.disarm(&mut session.state.armed);
-            let until = sys::now().saturating_add(nanos(self.bench.limits.close_within));
+            let linger = session.state.extra.as_ref().and_then(|extra| extra.linger);
+            let within = linger.unwrap_or(self.bench.limits.close_within);
+            let until = sys::now().saturating_add(nanos(within));
             session.state.armed = core.timers.arm(until, Timer::Close(token));
         }
         if let Err(doom) = flush(session, &mut self.bench, &[], &mut core.timers, token) {
