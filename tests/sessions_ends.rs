@@ -108,7 +108,9 @@ fn a_panic_in_any_callback_ends_that_session_alone() {
 #[test]
 fn a_panic_in_what_is_asked_of_a_state_ends_that_session_alone() {
     test(|| {
-        for (trap, expect) in [(Trap::Expects, Expect::any()), (Trap::Decode, Expect::custom())] {
+        let short = Expect::exactly(2).at_most(1);
+        let traps = [(Trap::Expects, Expect::any()), (Trap::Decode, Expect::custom()), (Trap::BadFrame, short)];
+        for (trap, expect) in traps {
             let mut rig = Rig::new();
             let before = lost();
             let (state, _) = Scripted::quiet(expect);

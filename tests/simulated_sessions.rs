@@ -325,6 +325,61 @@ fn what_is_produced_with_the_last_of_a_budget_is_not_the_next_sessions() {
     assert_eq!((rest.len(), &rest[600..]), (604, &b"more"[..]));
 }
 
+/// Whose peer sends no frame may have a last word: it goes out, and the peer's end is awaited, as by a graceful close. Without
+/// one the session ends at once.
+#[test]
+fn a_last_word_is_sent_before_the_end() {
+    for (speaks, full) in [(false, false), (true, false), (true, true)] {
+        let mut desk = desk_with(|config| config.buffer = 1_000, |_| ());
+        let (state, log) = Scripted::quiet(Expect::until(b"\n").at_most(10));
+        let state = if speaks { state.with_last_word(b"too long") } else { state };
+        let (log, peer) = desk.session((state, log));
+        if full {
+            log.send(order(|io| {
+                io.write(&[0; 1_990]);
+                Then::Stay
+            }));
+            desk.settle();
+        }
+        log.take();
+        peer.send(b"and so on, without an end").unwrap();
+        desk.settle();
+        let why = "a frame of more than 10 bytes";
+        assert_eq!(log.end().as_deref(), if speaks { None } else { Some(why) });
+        if full {
+            assert_eq!(received(&peer).unwrap().len(), 1_000);
+            desk.settle();
+            let rest = received(&peer).unwrap();
+            assert_eq!((rest.len(), &rest[990..]), (998, &b"too long"[..]));
+        } else if speaks {
+            assert_eq!(received(&peer).unwrap(), b"too long");
+        }
+        let end = if speaks { Ok(vec![]) } else { Err(ErrorKind::ConnectionReset) };
+        assert_eq!(received(&peer), end);
+        drop(peer);
+        desk.settle();
+        assert_eq!(log.take(), [Seen::End(why.into())]);
+        assert_eq!(desk.rig.hub.counters().ended_by_input, 1);
+    }
+    // It has the time of a graceful close, and no more; the reason stays.
+    let mut desk = desk_with(|_| (), |limits| limits.close_within = SECOND);
+    let (state, log) = Scripted::quiet(Expect::exactly(10));
+    let (log, peer) = desk.session((state.with_last_word(b"cut"), log));
+    peer.send(b"half").unwrap();
+    peer.shutdown_write().unwrap();
+    desk.settle();
+    assert_eq!(received(&peer).unwrap(), b"cut");
+    assert_eq!(log.take(), [Seen::End("the peer ended after 4 bytes of a frame".into())], "it has ended already");
+    let (state, log) = Scripted::quiet(Expect::exactly(10).at_most(5));
+    let (log, peer) = desk.session((state.with_last_word(b"never"), log));
+    peer.send(b"1").unwrap();
+    desk.settle();
+    desk.pass(SECOND - TICK);
+    assert_eq!(log.take(), []);
+    desk.pass(2 * TICK);
+    assert_eq!(log.take(), [Seen::End("a frame of more than 5 bytes".into())]);
+}
+
 // --- connects, closes, the end ------------------------------------------------------------------------------------
 
 #[test]

@@ -304,12 +304,13 @@ impl<P: Protocol> Bench<P> {
     }
 
     fn finish(&mut self, fate: Fate) {
+        let goes_out = !matches!(fate, Fate::End(_));
         let end = match fate {
             Fate::Close => End::Closed,
             Fate::Leave(_) => End::Left,
-            Fate::End(end) => end,
+            Fate::CloseAs(end) | Fate::End(end) => end,
         };
-        if matches!(end, End::Closed | End::Left) {
+        if goes_out {
             settle(&mut self.machine, &mut self.bench, &[], false, &mut self.written);
         }
         self.groups.clear();

@@ -4,7 +4,7 @@ use crate::event_loop::counters::count;
 use crate::event_loop::timers::Timer;
 use crate::sys;
 use crate::typed::face::{Core, Sessions};
-use crate::typed::machine::{Fate, Machine};
+use crate::typed::machine::Machine;
 use crate::typed::mail::Command;
 use crate::typed::protocol::{End, Protocol};
 
@@ -37,13 +37,7 @@ impl<P: Protocol> Sessions<P> {
         let over = sys::now() >= until;
         if over {
             for key in core.sessions.keys() {
-                // A reason that is decided stands, though it was not come to in time.
-                let fate = core.sessions.get_mut(key).and_then(|session| session.state.fate.take());
-                let end = match fate.map(|fate| *fate) {
-                    Some(Fate::End(end)) => end,
-                    _ => End::Shutdown,
-                };
-                self.end_session(core, key, &end);
+                self.end_session(core, key, &End::Shutdown);
             }
         } else if !core.sessions.is_empty() || self.connects.are_due() || self.connects.are_paused() {
             return;

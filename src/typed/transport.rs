@@ -186,15 +186,21 @@ impl<P: Protocol> Sessions<P> {
         }
     }
 
-    /// Ends a session: its descriptor is closed, and it is told.
+    /// Ends a session: its descriptor is closed, and it is told. A reason that was decided before stands.
     pub(crate) fn end_session(&mut self, core: &mut Core<P>, key: Key, end: &End) {
+        let fate = core.sessions.get_mut(key).and_then(|session| session.state.fate.take());
+        let (end, told) = match fate.as_deref() {
+            Some(Fate::End(why)) => (why, why),
+            Some(Fate::CloseAs(why)) => (end, why),
+            _ => (end, end),
+        };
         let Some((socket, mut machine)) = self.take_out(core, key) else { return };
         let unsent = machine.backlog.as_ref().is_some_and(|backlog| backlog.queued() > 0);
         if unsent || !matches!(end, End::Closed | End::Left | End::CutShort { .. } | End::Shutdown) {
             sys::reset_on_close(&socket);
         }
         drop(socket);
-        self.tell(&mut machine, end);
+        self.tell(&mut machine, told);
     }
 
     /// Takes a session out of the loop, with all that is kept beside it.

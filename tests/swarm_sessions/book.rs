@@ -23,6 +23,10 @@ pub(crate) enum Fate {
     Leave,
     Overflow,
     Panic,
+    /// It has had a last word, or none.
+    BadFrame {
+        answered: bool,
+    },
 }
 
 /// One session, from its state's making to its end.
@@ -313,6 +317,16 @@ impl Book {
         self.check(right && alive, |_| format!("session {id}: another input to its decoder than was sent"));
     }
 
+    /// The input cannot become a frame.
+    pub(crate) fn bad_frame(&mut self, id: usize, end: &End) {
+        self.events += 1;
+        self.say(|| format!("session {id}: no frame: {end}"));
+        let input = matches!(end, End::TooLong { .. } | End::Refused(_) | End::CutShort { .. });
+        let actor = &self.actors[id];
+        let right = input && self.may_be_bad(id, end) && actor.fate.is_none() && !actor.high;
+        self.check(right, |book| format!("session {id}: no frame: {end}; {:?}", book.actors[id]));
+    }
+
     /// What a callback has led to.
     pub(crate) fn decided(&mut self, id: usize, fate: Option<Fate>, spec: Spec, queued: usize) {
         let now = self.world.now();
@@ -377,9 +391,7 @@ impl Book {
         let alive = !actor.over;
         let slow = fate == Some(Fate::Close) || fate == Some(Fate::Leave);
         let free = actor.opened && fate.is_none();
-        let input = free && line.tracked && !actor.high;
-        let next = actor.spec.next(line.rest());
-        let ended = line.peer_ended || line.again && (line.peer_gone || self.cuts());
+        let bad = matches!(fate, Some(Fate::BadFrame { .. }));
         let right = match end {
             End::Closed => fate == Some(Fate::Close),
             End::Left => fate == Some(Fate::Leave),
@@ -387,14 +399,7 @@ impl Book {
             End::Aborted => fate == Some(Fate::Abort),
             End::Overflow => fate == Some(Fate::Overflow),
             End::Panicked => fate == Some(Fate::Panic) && !actor.lost,
-            End::TooLong { at_most } if line.tracked => {
-                input && next == Next::TooLong && *at_most == actor.spec.at_most()
-            }
-            End::Refused(_) if line.tracked => input && next == Next::Refused,
-            End::CutShort { got } if line.tracked => {
-                input && ended && *got == line.rest().len() && next == Next::More && *got > 0
-            }
-            End::TooLong { .. } | End::Refused(_) | End::CutShort { .. } => free,
+            End::TooLong { .. } | End::Refused(_) | End::CutShort { .. } => bad && self.may_be_bad(id, end),
             End::TooMany => !actor.opened && self.alive() > self.limits.sessions,
             End::Os(error) if !actor.opened => self.may_not_begin(actor, line, error),
             End::Os(_) => (free || slow) && (!line.tracked || line.peer_gone || self.cuts() || line.again),
@@ -405,6 +410,20 @@ impl Book {
             _ => false,
         };
         alive && right
+    }
+
+    fn may_be_bad(&self, id: usize, end: &End) -> bool {
+        let actor = &self.actors[id];
+        let line = &self.lines[actor.line];
+        let (next, left) = (actor.spec.next(line.rest()), line.rest().len());
+        let ended = line.peer_ended || line.again && (line.peer_gone || self.cuts());
+        let right = match end {
+            End::TooLong { at_most } => next == Next::TooLong && *at_most == actor.spec.at_most(),
+            End::Refused(_) => next == Next::Refused,
+            End::CutShort { got } => ended && *got == left && next == Next::More && *got > 0,
+            _ => false,
+        };
+        actor.opened && !actor.over && (right || !line.tracked)
     }
 
     fn may_not_begin(&self, actor: &Actor, line: &Line, error: &std::io::Error) -> bool {

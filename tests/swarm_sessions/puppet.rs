@@ -153,7 +153,7 @@ impl Puppet {
         book.actors[self.id].lost = fate == Some(Fate::Panic);
         drop(book);
         match fate {
-            None | Some(Fate::Overflow) => Next::Become(self),
+            None | Some(Fate::Overflow | Fate::BadFrame { .. }) => Next::Become(self),
             Some(Fate::Close) => Next::Close(self),
             Some(Fate::Abort) => Next::Abort(self),
             // Without the hook, which would print it.
@@ -317,6 +317,27 @@ impl Protocol for Puppet {
 
     fn on_message(self, note: Note, io: &mut Io<'_, Self>) -> Next<Self> {
         self.called(Call::Message(note), io)
+    }
+
+    fn on_bad_frame(&mut self, end: &End, io: &mut Io<'_, Self>) {
+        let mut book = self.book.open();
+        book.bad_frame(self.id, end);
+        let (spec, line, before) = (book.actors[self.id].spec, book.actors[self.id].line, io.queued());
+        let panics = !book.calm && book.dice.roll(16) == 0;
+        if book.dice.roll(2) == 0 {
+            let (most, at) = (book.most, book.lines[line].written.len());
+            let len = book.dice.roll(most);
+            let bytes: Vec<u8> = (at..at + len).map(|at| output(line, at)).collect();
+            book.lines[line].has_written(&bytes);
+            io.write(&bytes);
+        }
+        let answered = io.queued() > before;
+        let fate = if panics { Fate::Panic } else { Fate::BadFrame { answered } };
+        book.decided(self.id, Some(fate), spec, io.queued());
+        drop(book);
+        if panics {
+            std::panic::resume_unwind(Box::new("on purpose"));
+        }
     }
 
     fn on_eof(self, io: &mut Io<'_, Self>) -> Next<Self> {
