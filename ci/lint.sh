@@ -12,7 +12,7 @@ for cfg in '' gaio_pipe_waker; do
 done
 # A simulated socket is made from no real one, so what uses real ones cannot be built with it.
 echo '--- clippy gaio_sim'
-cargo clippy --lib --example simulated --test 'simulated*' --test swarm -- -D warnings --cfg gaio_sim
+cargo clippy --lib --example simulated --test 'simulated*' --test 'swarm*' -- -D warnings --cfg gaio_sim
 echo '--- clippy loom'
 RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom" \
     cargo clippy --profile models --lib --test 'loom_*' -- -D warnings

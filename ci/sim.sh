@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # The crate on the simulated system: what a kernel does rarely, the same every time; the kit as users have it, with its
-# example, and the bug that this must find. Then random scripts with faults.
+# example, and the bug that this must find. Then random scripts with faults, for watchers and for typed sessions.
 #
-#   ci/sim.sh          all of it
-#   ci/sim.sh swarm    the random scripts alone; GAIO_SWARM_SEEDS=10..20 for those seeds
+#   ci/sim.sh                         all of it
+#   ci/sim.sh swarm                   the random scripts alone; GAIO_SWARM_SEEDS=10..20 for those seeds
+#   ci/sim.sh swarm swarm_sessions    of one kind: swarm (the proactor), swarm_sessions (typed sessions)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,5 +31,9 @@ if [ "${1:-}" != swarm ]; then
         exit 1
     fi
 fi
+swarms=(--test swarm --test swarm_sessions)
+if [ -n "${2:-}" ]; then
+    swarms=(--test "$2")
+fi
 # Optimised a little, with its assertions: a tenth of the time is worth another build.
-cargo test --config 'profile.dev.package.gaio.opt-level=1' --test swarm -- --nocapture
+cargo test --config 'profile.dev.package.gaio.opt-level=1' "${swarms[@]}" -- --nocapture

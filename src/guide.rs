@@ -128,7 +128,8 @@
 //! there. A frame is borrowed from the loop's buffer; what is to outlive the callback is copied. A frame that comes byte
 //! by byte is scanned once.
 //!
-//! To *answer* a frame that is too long, let `at_most` be larger than what you accept, and look at the length yourself.
+//! To *answer* a frame that is too long write in [`Protocol::on_bad_frame`]: that goes out before the session ends. To go on
+//! behind it let `at_most` be larger than what you accept, and look at the length yourself.
 //!
 //! # 4. Time
 //!
@@ -260,7 +261,7 @@
 //! | something is wrong | [`Next::Abort`] | a reset |
 //! | the peer has ended | [`on_eof`](Protocol::on_eof); by default `Close` | all output, then a clean end |
 //! | the server ends | [`on_shutdown`](Protocol::on_shutdown); by default `Close` | the same, within the grace |
-//! | a frame is too long, or can be none | [`Expect::at_most`], [`Decode::Refuse`] | a reset |
+//! | a frame is too long, or can be none | [`Expect::at_most`], [`Decode::Refuse`] | a reset; the last word of [`Protocol::on_bad_frame`], if there is one, and the end |
 //! | too much output is queued | [`SessionLimits::output`] | a reset |
 //! | a callback has panicked | – | a reset; the other sessions go on |
 //!

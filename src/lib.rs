@@ -327,6 +327,7 @@ mod watcher;
 
 pub use error::{ConnectError, DelegateError, DelegateErrorKind, OpError, SubmitError, SubmitErrorKind, WaitError};
 pub use event_loop::counters::Snapshot;
+pub use event_loop::next_turn::NextTurn;
 pub use limits::{Limits, LimitsError, Options};
 #[cfg(any(loom, gaio_sim, all(doc, not(doctest))))]
 #[doc(inline)]
@@ -338,8 +339,7 @@ pub use typed::{
 };
 pub use watcher::{
     Batch, Conn, ConnectId, Destination, Detached, EmbeddedWatcher, Event, Failure, Half, Lease, Listener, ListenerId,
-    NewConnect, NewTimer, NextTurn, Op, OpId, Outcome, Payload, Pollable, Single, Spendable, Submitter, TimerId,
-    Watcher, Write,
+    NewConnect, NewTimer, Op, OpId, Outcome, Payload, Pollable, Single, Spendable, Submitter, TimerId, Watcher, Write,
 };
 
 /// The README's example has to compile.

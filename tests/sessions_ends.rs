@@ -11,6 +11,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use gaio::{Detached, Event, Expect, Io, Options, Outcome, Watcher};
+use rustix::net::sockopt;
 use scripted::{Log, Rig, Scripted, Seen, Then, Trap, account, frame, lost, note, order, usual};
 use support::{NETS, Net, Peer, check, finish, read_all, read_some, read_to_its_end, reset};
 
@@ -107,7 +108,9 @@ fn a_panic_in_any_callback_ends_that_session_alone() {
 #[test]
 fn a_panic_in_what_is_asked_of_a_state_ends_that_session_alone() {
     test(|| {
-        for (trap, expect) in [(Trap::Expects, Expect::any()), (Trap::Decode, Expect::custom())] {
+        let short = Expect::exactly(2).at_most(1);
+        let traps = [(Trap::Expects, Expect::any()), (Trap::Decode, Expect::custom()), (Trap::BadFrame, short)];
+        for (trap, expect) in traps {
             let mut rig = Rig::new();
             let before = lost();
             let (state, _) = Scripted::quiet(expect);
@@ -269,6 +272,42 @@ fn a_session_goes_from_one_loop_to_another_with_its_output() {
         assert_eq!(after.frames(), [b"half of a frame".to_vec()]);
         finish(&peer);
         assert_eq!(other.end_of(&after), "closed");
+    });
+}
+
+/// G3: a close that lingers would hold the loop up. It bounds the graceful one instead, whether the socket came with it or
+/// has it from its listener.
+#[test]
+fn a_linger_bounds_the_close_of_that_session() {
+    test(|| {
+        let second = Some(Duration::from_secs(1));
+        let lazy = || {
+            Scripted::new(Expect::any(), |seen, io| match seen {
+                Seen::Open => {
+                    io.write(&vec![1; 8 << 20]); // more than the system takes
+                    Then::Close
+                }
+                _ => Then::Stay,
+            })
+        };
+        let mut rig = Rig::welcoming(|limits| limits.close_within = Duration::from_secs(3_600), lazy);
+        let (usual, other) = lazy();
+        let _one = adopt(&rig, Net::Tcp, usual);
+        let (ours, _two) = Net::Tcp.pair();
+        sockopt::set_socket_linger(&ours, second).unwrap();
+        let (lingers, given) = lazy();
+        rig.hub.adopt(ours, lingers).map_err(|(error, _)| error).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        sockopt::set_socket_linger(&listener, second).unwrap();
+        let _three = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        rig.hub.listen(listener).unwrap();
+        let welcomed = rig.welcomed.clone();
+        rig.until(|| welcomed.lock().unwrap().len() == 1);
+        let accepted = welcomed.lock().unwrap()[0].clone();
+        for log in [given, accepted] {
+            assert_eq!(rig.end_of(&log), "the peer did not take the output in time");
+        }
+        assert_eq!(other.end(), None, "it has the usual time");
     });
 }
 

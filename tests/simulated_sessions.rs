@@ -288,6 +288,98 @@ fn many_timers_of_many_sessions_all_come() {
     }
 }
 
+// --- output -------------------------------------------------------------------------------------------------------
+
+/// The budget of a step may be over right behind `on_drained`: what it wrote is this session's all the same, not the next one's.
+#[test]
+fn what_is_produced_with_the_last_of_a_budget_is_not_the_next_sessions() {
+    let limits = |limits: &mut SessionLimits| {
+        (limits.high_water, limits.low_water, limits.frames_per_turn) = (500, 0, 1);
+    };
+    let mut desk = desk_with(|config| config.buffer = 1_000, limits);
+    let (first, one) = desk.session(Scripted::new(Expect::until(b"\n"), |seen, io| {
+        if *seen == Seen::Drained {
+            io.write(b"more");
+        }
+        Then::Stay
+    }));
+    let (second, two) = desk.session(Scripted::new(Expect::until(b"\n"), |seen, io| {
+        if let Seen::Frame(_) = seen {
+            io.write(b"mine");
+        }
+        Then::Stay
+    }));
+    first.send(order(|io| {
+        io.write(&[0; 1_600]);
+        Then::Stay
+    }));
+    desk.settle();
+    // There is room for the rest, and a frame to read behind it; both sessions are served in one turn.
+    one.send(b"asked meanwhile\n").unwrap();
+    assert_eq!(received(&one).unwrap().len(), 1_000);
+    two.send(b"ask\n").unwrap();
+    desk.settle();
+    assert!(first.has(&Seen::Drained) && first.has(&frame(b"asked meanwhile")) && second.has(&frame(b"ask")));
+    assert_eq!(received(&two).unwrap(), b"mine");
+    let rest = received(&one).unwrap();
+    assert_eq!((rest.len(), &rest[600..]), (604, &b"more"[..]));
+}
+
+/// Whose peer sends no frame may have a last word: it goes out, and the peer's end is awaited, as by a graceful close. Without
+/// one the session ends at once.
+#[test]
+fn a_last_word_is_sent_before_the_end() {
+    for (speaks, full) in [(false, false), (true, false), (true, true)] {
+        let mut desk = desk_with(|config| config.buffer = 1_000, |_| ());
+        let (state, log) = Scripted::quiet(Expect::until(b"\n").at_most(10));
+        let state = if speaks { state.with_last_word(b"too long") } else { state };
+        let (log, peer) = desk.session((state, log));
+        if full {
+            log.send(order(|io| {
+                io.write(&[0; 1_990]);
+                Then::Stay
+            }));
+            desk.settle();
+        }
+        log.take();
+        peer.send(b"and so on, without an end").unwrap();
+        desk.settle();
+        let why = "a frame of more than 10 bytes";
+        assert_eq!(log.end().as_deref(), if speaks { None } else { Some(why) });
+        if full {
+            assert_eq!(received(&peer).unwrap().len(), 1_000);
+            desk.settle();
+            let rest = received(&peer).unwrap();
+            assert_eq!((rest.len(), &rest[990..]), (998, &b"too long"[..]));
+        } else if speaks {
+            assert_eq!(received(&peer).unwrap(), b"too long");
+        }
+        let end = if speaks { Ok(vec![]) } else { Err(ErrorKind::ConnectionReset) };
+        assert_eq!(received(&peer), end);
+        drop(peer);
+        desk.settle();
+        assert_eq!(log.take(), [Seen::End(why.into())]);
+        assert_eq!(desk.rig.hub.counters().ended_by_input, 1);
+    }
+    // It has the time of a graceful close, and no more; the reason stays.
+    let mut desk = desk_with(|_| (), |limits| limits.close_within = SECOND);
+    let (state, log) = Scripted::quiet(Expect::exactly(10));
+    let (log, peer) = desk.session((state.with_last_word(b"cut"), log));
+    peer.send(b"half").unwrap();
+    peer.shutdown_write().unwrap();
+    desk.settle();
+    assert_eq!(received(&peer).unwrap(), b"cut");
+    assert_eq!(log.take(), [Seen::End("the peer ended after 4 bytes of a frame".into())], "it has ended already");
+    let (state, log) = Scripted::quiet(Expect::exactly(10).at_most(5));
+    let (log, peer) = desk.session((state.with_last_word(b"never"), log));
+    peer.send(b"1").unwrap();
+    desk.settle();
+    desk.pass(SECOND - TICK);
+    assert_eq!(log.take(), []);
+    desk.pass(2 * TICK);
+    assert_eq!(log.take(), [Seen::End("a frame of more than 5 bytes".into())]);
+}
+
 // --- connects, closes, the end ------------------------------------------------------------------------------------
 
 #[test]
@@ -328,6 +420,85 @@ fn a_connect_that_nobody_answers_is_given_up() {
     }
 }
 
+impl Desk {
+    fn connect_unix(&self, path: &str) -> Log {
+        let (state, log) = Scripted::quiet(Expect::any());
+        self.rig.hub.connect_unix(path, state).map_err(|_| ()).unwrap();
+        log
+    }
+}
+
+/// No edge tells of room in a backlog: it is tried again, for as long as a connect may take.
+#[test]
+fn a_unix_connect_waits_for_room_in_the_backlog() {
+    let mut desk = desk_with(|_| (), |limits| limits.connect_within = SECOND);
+    let listener = desk.world.unix_listener("door").unwrap();
+    let nobody = desk.connect_unix("nobody");
+    let first = desk.connect_unix("door");
+    desk.settle();
+    assert!(matches!(&nobody.all()[..], [Seen::End(_)]), "{:?}", nobody.all());
+    assert_eq!(first.take(), [Seen::Open], "accepted or not");
+    let mut crowd = Vec::new();
+    while let Ok(peer) = desk.world.connect_unix("door") {
+        crowd.push(peer);
+    }
+    // Two wait until their time is over, one finds room just before.
+    let late = [desk.connect_unix("door"), desk.connect_unix("door")];
+    desk.settle();
+    let descriptors = desk.world.open_descriptors();
+    desk.pass(SECOND / 2);
+    let waits = desk.connect_unix("door");
+    desk.pass(SECOND / 2 - TICK);
+    assert!(late.iter().all(|log| log.all().is_empty()));
+    assert_eq!((desk.rig.hub.sessions(), desk.world.open_descriptors()), (4, descriptors), "places, and no sockets");
+    desk.pass(2 * TICK);
+    assert!(late.iter().all(|log| log.end().is_some_and(|end| end.contains("timed out"))));
+    assert_eq!(waits.all(), []);
+    desk.rig.hub.listen(listener).unwrap();
+    desk.settle();
+    desk.pass(SECOND / 10);
+    assert_eq!(waits.take(), [Seen::Open]);
+    let accepted = desk.rig.welcomed.lock().unwrap().len();
+    assert_eq!(accepted, crowd.len() + 2);
+}
+
+/// One that is opened as the loop ends has the grace, as all others have; one that is paused, too.
+#[test]
+fn connects_have_until_the_end_of_the_grace() {
+    let mut desk = desk();
+    let _listener = desk.world.unix_listener("door").unwrap();
+    let mut crowd = Vec::new();
+    while let Ok(peer) = desk.world.connect_unix("door") {
+        crowd.push(peer);
+    }
+    let remote = desk.world.remote();
+    let (state, opened) = Scripted::new(Expect::any(), |_, _| Then::Stay);
+    let (address, state) = (remote.addr(), std::sync::Mutex::new(Some(state)));
+    let (opens, peer) = desk.session(Scripted::new(Expect::any(), move |seen, io| {
+        if *seen != Seen::Shutdown {
+            return Then::Stay;
+        }
+        io.connect(address, state.lock().unwrap().take().unwrap());
+        Then::Close
+    }));
+    drop(peer);
+    let paused = desk.connect_unix("door");
+    desk.settle();
+    desk.rig.hub.shutdown(SECOND);
+    desk.settle();
+    assert!(opens.end().is_some());
+    let _peer = remote.attempt().unwrap().accept();
+    desk.settle();
+    assert_eq!(opened.take(), [Seen::Open, Seen::Shutdown]);
+    assert_eq!(paused.take(), []);
+    desk.world.advance(SECOND + TICK);
+    while desk.rig.sessions.turn(Some(Duration::ZERO)).is_ok() {}
+    for log in [opened, paused] {
+        assert_eq!(log.take(), [Seen::End("the loop has ended".into())]);
+    }
+    assert_eq!(desk.rig.hub.sessions(), 0, "no place is kept");
+}
+
 #[test]
 fn a_shutdown_tells_everybody_waits_for_its_grace_and_no_longer() {
     {
@@ -365,6 +536,28 @@ fn a_shutdown_tells_everybody_waits_for_its_grace_and_no_longer() {
         assert!(matches!(error.kind, gaio::DelegateErrorKind::Closed));
         state.strike_off();
     }
+}
+
+/// A session that has decided its end in the last moment keeps its reason.
+#[test]
+fn what_is_decided_as_the_grace_ends_is_the_reason() {
+    let mut desk = desk();
+    let react = |seen: &Seen, io: &mut gaio::Io<'_, Scripted>| match seen {
+        Seen::Shutdown => {
+            io.timer(1, SECOND);
+            Then::Stay
+        }
+        Seen::Timer(_) => Then::Abort,
+        _ => Then::Stay,
+    };
+    let (aborts, _peer) = desk.session(Scripted::new(Expect::any(), react));
+    let (stays, _other) = desk.session(Scripted::new(Expect::any(), |_, _| Then::Stay));
+    desk.rig.hub.shutdown(SECOND);
+    desk.settle();
+    desk.world.advance(SECOND + TICK);
+    while desk.rig.sessions.turn(Some(Duration::ZERO)).is_ok() {}
+    assert_eq!(aborts.end().as_deref(), Some("aborted by the protocol"));
+    assert_eq!(stays.end().as_deref(), Some("the loop has ended"));
 }
 
 #[test]

@@ -41,6 +41,7 @@ pub(crate) mod arena;
 pub(crate) mod counters;
 pub(crate) mod inbox;
 pub(crate) mod listener;
+pub(crate) mod next_turn;
 pub(crate) mod session;
 pub(crate) mod slab;
 pub(crate) mod timers;

@@ -12,11 +12,13 @@ pub use wire::Wire;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::event_loop::inbox::nanos;
 use crate::typed::address::{Address, Post, SendError};
+use crate::typed::connecting::To;
 use crate::typed::expect::{Expect, Seen};
 use crate::typed::io::Effect;
 use crate::typed::limits::SessionLimits;
@@ -67,6 +69,7 @@ pub struct Bench<P: Protocol> {
     written: Vec<u8>,
     timers: BTreeMap<u64, u64>,
     connects: Vec<(SocketAddr, P)>,
+    unix_connects: Vec<(PathBuf, P)>,
     groups: Vec<u64>,
     blocked: bool,
     /// Bytes have arrived that were not looked at.
@@ -103,6 +106,7 @@ impl<P: Protocol> Bench<P> {
             written: Vec::new(),
             timers: BTreeMap::new(),
             connects: Vec::new(),
+            unix_connects: Vec::new(),
             groups: Vec::new(),
             blocked: false,
             news: false,
@@ -152,6 +156,11 @@ impl<P: Protocol> Bench<P> {
     /// The connections it has opened, with their states.
     pub fn connects(&mut self) -> Vec<(SocketAddr, P)> {
         std::mem::take(&mut self.connects)
+    }
+
+    /// Those to Unix listeners.
+    pub fn unix_connects(&mut self) -> Vec<(PathBuf, P)> {
+        std::mem::take(&mut self.unix_connects)
     }
 
     /// The groups it is in.
@@ -285,7 +294,8 @@ impl<P: Protocol> Bench<P> {
                 Effect::CancelTimer { name } => {
                     self.timers.remove(&name);
                 }
-                Effect::Connect { address, state } => self.connects.push((address, state)),
+                Effect::Connect { to: To::Tcp(address), state } => self.connects.push((address, state)),
+                Effect::Connect { to: To::Unix(path), state } => self.unix_connects.push((path, state)),
                 Effect::Join { group } if !self.groups.contains(&group) => self.groups.push(group),
                 Effect::Join { .. } => {}
                 Effect::Leave { group } => self.groups.retain(|joined| *joined != group),
@@ -294,12 +304,13 @@ impl<P: Protocol> Bench<P> {
     }
 
     fn finish(&mut self, fate: Fate) {
+        let goes_out = !matches!(fate, Fate::End(_));
         let end = match fate {
             Fate::Close => End::Closed,
             Fate::Leave(_) => End::Left,
-            Fate::End(end) => end,
+            Fate::CloseAs(end) | Fate::End(end) => end,
         };
-        if matches!(end, End::Closed | End::Left) {
+        if goes_out {
             settle(&mut self.machine, &mut self.bench, &[], false, &mut self.written);
         }
         self.groups.clear();

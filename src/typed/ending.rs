@@ -39,7 +39,7 @@ impl<P: Protocol> Sessions<P> {
             for key in core.sessions.keys() {
                 self.end_session(core, key, &End::Shutdown);
             }
-        } else if !core.sessions.is_empty() {
+        } else if !core.sessions.is_empty() || self.connects.are_due() || self.connects.are_paused() {
             return;
         }
         while let Some(command) = self.intake.take_any(&self.mail.inbox) {
@@ -49,13 +49,11 @@ impl<P: Protocol> Sessions<P> {
                     self.mail.left();
                     self.tell(&mut Machine::new(newcomer.state), &End::Shutdown);
                 }
-                Command::Connect { state, .. } => self.tell(&mut Machine::new(*state), &End::Shutdown),
+                Command::Connect(connect) => self.tell(&mut Machine::new(connect.state), &End::Shutdown),
                 Command::Listen { .. } => {}
             }
         }
-        for (_, state) in std::mem::take(&mut self.connects) {
-            self.tell(&mut Machine::new(state), &End::Shutdown);
-        }
+        self.give_up_connects();
         if self.intake.is_finished() {
             self.ending = Ending::Gone;
         }

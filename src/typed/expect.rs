@@ -116,8 +116,9 @@ impl Expect {
         Self::new(What::Nothing)
     }
 
-    /// Bounds the frame; a larger one ends the session as [`End::TooLong`](crate::End::TooLong). (For `any`: the most that
-    /// is handed over at once.) 0 counts as 1; default 1 MiB.
+    /// Bounds the frame; a larger one ends the session as [`End::TooLong`](crate::End::TooLong), after
+    /// [`on_bad_frame`](crate::Protocol::on_bad_frame). (For `any`: the most that is handed over at once.) 0 counts as 1;
+    /// default 1 MiB.
     #[must_use]
     pub const fn at_most(mut self, bytes: usize) -> Self {
         self.at_most = if bytes == 0 { 1 } else { bytes };

@@ -16,6 +16,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::event_loop::arena::Arena;
 use crate::event_loop::counters::count;
@@ -25,6 +26,7 @@ use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Armed, Timer, Timers};
 use crate::event_loop::{self, Step};
 use crate::sys::{self, Errno, Socket};
+use crate::typed::connecting::Connects;
 use crate::typed::ending::Ending;
 use crate::typed::expect::Seen;
 use crate::typed::limits::SessionLimits;
@@ -35,14 +37,16 @@ use crate::typed::protocol::{End, Protocol};
 use crate::typed::step::catch;
 use crate::watcher::aligned::Aligned;
 
-/// A listener is known by whether its connections inherit a linger.
-pub(crate) type Core<P> = event_loop::Core<Typed<P>, bool>;
+/// A listener is known by the linger that its connections inherit.
+pub(crate) type Core<P> = event_loop::Core<Typed<P>, Option<Duration>>;
 
 /// What few sessions have.
 #[derive(Debug, Default)]
 pub(crate) struct Extra {
     pub(crate) timers: Vec<(u64, u32)>,
     pub(crate) groups: Vec<u64>,
+    /// The bound of its graceful close, if the socket came with one.
+    pub(crate) linger: Option<Duration>,
 }
 
 /// One session, as the loop keeps it.
@@ -77,7 +81,7 @@ pub(crate) struct Sessions<P: Protocol> {
     welcome: Welcome<P>,
     /// Other loops that accepted connections may go to.
     siblings: Vec<Arc<Mail<P>>>,
-    pub(crate) connects: Vec<(SocketAddr, P)>,
+    pub(crate) connects: Connects<P>,
     /// Members in order: a broadcast that went to them in another order each time would not repeat in a test.
     pub(crate) groups: HashMap<u64, BTreeSet<u64>>,
     pub(crate) alarms: Arena<Alarm>,
@@ -102,7 +106,7 @@ impl<P: Protocol> Sessions<P> {
             receive,
             welcome,
             siblings,
-            connects: Vec::new(),
+            connects: Connects::default(),
             groups: HashMap::new(),
             alarms: Arena::default(),
             ending: Ending::No,
@@ -116,15 +120,15 @@ impl<P: Protocol> Sessions<P> {
     // --- beginnings ---
 
     /// Makes a connection a session.
-    fn take_in(&mut self, core: &mut Core<P>, newcomer: Newcomer<P>, connecting: bool) {
-        let Newcomer { socket, unix, state, leftover } = newcomer;
+    pub(crate) fn take_in(&mut self, core: &mut Core<P>, newcomer: Newcomer<P>, connecting: bool) {
+        let Newcomer { socket, unix, state, leftover, linger } = newcomer;
+        let extra = linger.map(|_| Box::new(Extra { linger, ..Extra::default() }));
         let mut machine = Machine::new(state);
         if !leftover.is_empty() {
             machine.keep(&mut self.bench, &leftover, Seen::default());
             machine.look_again();
         }
-        let typed =
-            Typed { machine, fate: None, extra: None, armed: Armed::NONE, drained: 0, closing: false, connecting };
+        let typed = Typed { machine, fate: None, extra, armed: Armed::NONE, drained: 0, closing: false, connecting };
         let mut session = Session::new(socket, unix, typed);
         if connecting {
             session.wait_for_edge();
@@ -166,22 +170,6 @@ impl<P: Protocol> Sessions<P> {
         machine.end(end);
     }
 
-    fn connect(&mut self, core: &mut Core<P>, address: SocketAddr, state: P) {
-        if !self.mail.admit() {
-            return self.tell(&mut Machine::new(state), &End::TooMany);
-        }
-        match sys::connect_tcp(address, &sys::StreamOptions::default()) {
-            Ok((socket, connecting)) => {
-                let newcomer = Newcomer { socket, unix: false, state, leftover: bytes::Bytes::new() };
-                self.take_in(core, newcomer, connecting == sys::Connecting::Pending);
-            }
-            Err(errno) => {
-                self.mail.left();
-                self.tell(&mut Machine::new(state), &End::Os(errno.into()));
-            }
-        }
-    }
-
     // --- commands ---
 
     fn take_up(&mut self, core: &mut Core<P>, command: Command<P>) {
@@ -194,10 +182,10 @@ impl<P: Protocol> Sessions<P> {
                 }
             }
             Command::Adopt(newcomer) => self.take_in(core, *newcomer, false),
-            Command::Connect { address, state } => self.connect(core, address, *state),
-            Command::Listen { socket, unix, lingers } => {
+            Command::Connect(connect) => self.connect(core, *connect),
+            Command::Listen { socket, unix, linger } => {
                 let phase = event_loop::listener::Phase::Ready;
-                let listening = event_loop::listener::Listening { socket, phase, unix, tag: lingers };
+                let listening = event_loop::listener::Listening { socket, phase, unix, tag: linger };
                 if core.add_listener(listening).is_err() {
                     count(&self.mail.counters.accept_errors);
                 }
@@ -236,7 +224,7 @@ pub(crate) fn leave(groups: &mut HashMap<u64, BTreeSet<u64>>, group: u64, token:
 
 impl<P: Protocol> event_loop::Face for Sessions<P> {
     type Session = Typed<P>;
-    type Tag = bool;
+    type Tag = Option<Duration>;
 
     fn begin(&mut self, _core: &mut Core<P>) {
         // Once per turn; limits are told apart by milliseconds.
@@ -253,8 +241,8 @@ impl<P: Protocol> event_loop::Face for Sessions<P> {
             self.take_up(core, command);
         }
         self.intake.end(&self.mail.inbox);
-        for (address, state) in std::mem::take(&mut self.connects) {
-            self.connect(core, address, state);
+        for connect in std::mem::take(&mut self.connects.due) {
+            self.connect(core, connect);
         }
     }
 
@@ -286,8 +274,8 @@ impl<P: Protocol> event_loop::Face for Sessions<P> {
 
     fn accepted(&mut self, core: &mut Core<P>, listener: usize, socket: Socket, peer: Option<SocketAddr>) {
         let listening = core.listeners.get(listener).and_then(Option::as_ref);
-        let (unix, lingers) = listening.map_or((false, false), |listening| (listening.unix, listening.tag));
-        if lingers && sys::linger_off(&socket).is_err() {
+        let (unix, linger) = listening.map_or((false, None), |listening| (listening.unix, listening.tag));
+        if linger.is_some() && sys::linger_off(&socket).is_err() {
             // A close that lingers would hold the loop up.
             return count(&self.mail.counters.refused);
         }
@@ -302,7 +290,7 @@ impl<P: Protocol> event_loop::Face for Sessions<P> {
             target.left();
             return count(&self.mail.counters.refused);
         };
-        let newcomer = Newcomer { socket, unix, state, leftover: bytes::Bytes::new() };
+        let newcomer = Newcomer { socket, unix, state, leftover: bytes::Bytes::new(), linger };
         if Arc::ptr_eq(&target, &self.mail) {
             self.take_in(core, newcomer, false);
         } else if let Err((_, Command::Adopt(newcomer))) = target.send(Command::Adopt(Box::new(newcomer))) {
@@ -326,6 +314,7 @@ impl<P: Protocol> event_loop::Face for Sessions<P> {
             Timer::Limit(token) => self.limit(core, Key::from_token(token)),
             Timer::Alarm(index) => self.alarm(core, index),
             Timer::Close(token) => self.close_overdue(core, Key::from_token(token)),
+            Timer::Attempt(number) => self.connects.again(number),
             _ => {}
         }
     }
@@ -340,6 +329,6 @@ impl<P: Protocol> event_loop::Face for Sessions<P> {
     }
 
     fn busy(&mut self) -> bool {
-        self.mail.inbox.has_local() || !self.connects.is_empty()
+        self.mail.inbox.has_local() || self.connects.are_due()
     }
 }

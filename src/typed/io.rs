@@ -4,11 +4,13 @@
 //! callback never runs inside another (T3), and a protocol that is driven by hand behaves as it does on a loop.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::typed::address::{Address, Post};
+use crate::typed::connecting::To;
 use crate::typed::output::Output;
 use crate::typed::protocol::Protocol;
 use std::sync::Arc;
@@ -17,7 +19,7 @@ use std::sync::Arc;
 pub(crate) enum Effect<P: Protocol> {
     Timer { name: u64, time: Duration },
     CancelTimer { name: u64 },
-    Connect { address: SocketAddr, state: P },
+    Connect { to: To, state: P },
     Join { group: u64 },
     Leave { group: u64 },
 }
@@ -85,7 +87,42 @@ impl<P: Protocol> Io<'_, P> {
     /// Opens a connection, as another session of this loop. Its `on_open` is called when it stands; if it cannot be had
     /// its `on_end` is, with the reason.
     pub fn connect(&mut self, address: SocketAddr, state: P) {
-        self.effects.push(Effect::Connect { address, state });
+        self.effects.push(Effect::Connect { to: To::Tcp(address), state });
+    }
+
+    /// Opens a connection to the Unix listener at this path; all else as [`connect`](Self::connect) does it. If the
+    /// listener's backlog is full it is tried again and again, with pauses of up to 64 ms, for as long as a connect may take.
+    ///
+    /// ```
+    /// use gaio::{End, Expect, Io, Next, Protocol};
+    ///
+    /// /// Hands every line on to a service of this machine.
+    /// enum Half {
+    ///     Client,
+    ///     Service,
+    /// }
+    ///
+    /// impl Protocol for Half {
+    ///     type Message = ();
+    ///     fn expects(&self) -> Expect {
+    ///         Expect::until(b"\n").at_most(1024)
+    ///     }
+    ///     fn on_open(self, io: &mut Io<'_, Self>) -> Next<Self> {
+    ///         if let Self::Client = self {
+    ///             io.connect_unix("/run/service.sock", Self::Service);
+    ///         }
+    ///         Next::Become(self)
+    ///     }
+    ///     fn on_frame(self, _line: &[u8], _io: &mut Io<'_, Self>) -> Next<Self> {
+    ///         Next::Become(self)
+    ///     }
+    /// }
+    ///
+    /// let mut test = gaio::testkit::Bench::new(Half::Client);
+    /// assert!(matches!(&test.unix_connects()[..], [(path, Half::Service)] if path.ends_with("service.sock")));
+    /// ```
+    pub fn connect_unix(&mut self, path: impl Into<PathBuf>, state: P) {
+        self.effects.push(Effect::Connect { to: To::Unix(path.into()), state });
     }
 
     /// Joins a group: messages that are [broadcast](crate::Server::broadcast) to it arrive here, too.

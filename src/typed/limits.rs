@@ -41,6 +41,7 @@ pub struct SessionLimits {
     /// How long a connect may take before it fails, as timed out. Default 30 s.
     pub connect_within: Duration,
     /// How long a graceful close may take. Then the connection is reset if output is unsent, else just closed. Default 5 s.
+    /// A socket that came with a positive `SO_LINGER`, or whose listener had one, has that instead.
     pub close_within: Duration,
     /// Unread input that a graceful close throws away while it waits for the peer's end. Bytes; default 1 MiB.
     pub close_drain: usize,

@@ -37,6 +37,8 @@ pub(crate) type Farewell = Box<dyn FnOnce(Detached) + Send>;
 pub(crate) enum Fate {
     /// Output first, then the end.
     Close,
+    /// The same, for this reason: the last word of a protocol whose peer has sent no frame.
+    CloseAs(End),
     Leave(Farewell),
     /// At once.
     End(End),
@@ -261,11 +263,26 @@ impl<P: Protocol> Machine<P> {
                     self.unfed = expect.what == What::Nothing;
                     break;
                 }
-                Found::TooLong => return Err(End::TooLong { at_most: expect.at_most }.into()),
-                Found::Refused(why) => return Err(End::Refused(why).into()),
+                Found::TooLong => return Err(self.refuse(bench, token, End::TooLong { at_most: expect.at_most })),
+                Found::Refused(why) => return Err(self.refuse(bench, token, End::Refused(why))),
             }
         }
         Ok(())
+    }
+
+    /// The input cannot become a frame: the session ends, but may have a last word.
+    #[cold]
+    fn refuse(&mut self, bench: &mut Bench<P>, token: u64, why: End) -> Doom {
+        let before = self.queued(bench);
+        let Some(state) = &mut self.state else { return End::Panicked.into() };
+        let output = self.backlog.as_deref_mut().unwrap_or(&mut bench.scratch);
+        let (effects, end_output) = (&mut bench.effects, &mut self.end_output);
+        state.on_bad_frame(&why, &mut Io { output, input: &[], effects, end_output, post: &bench.post, token });
+        match self.queued(bench) {
+            queued if queued > bench.limits.output => End::Overflow.into(),
+            queued if queued > before => Box::new(Fate::CloseAs(why)),
+            _ => why.into(),
+        }
     }
 
     /// Puts back what is left of input that was kept, fed so far.
@@ -290,7 +307,10 @@ impl<P: Protocol> Machine<P> {
     /// The peer's end of stream, with all frames handed over.
     pub(crate) fn eof(&mut self, bench: &mut Bench<P>, token: u64) -> Result<(), Doom> {
         match &self.partial {
-            Some(partial) => Err(End::CutShort { got: partial.bytes.len() }.into()),
+            Some(partial) => {
+                let got = partial.bytes.len();
+                Err(self.refuse(bench, token, End::CutShort { got }))
+            }
             None => self.guarded(bench, token, P::on_eof),
         }
     }
@@ -359,6 +379,9 @@ pub(crate) fn worse(one: Result<(), Doom>, other: Result<(), Doom>) -> Result<()
     match (one, other) {
         (Ok(()), other) => other,
         (one, Ok(())) => one,
-        (Err(one), Err(other)) => Err(if matches!(*one, Fate::End(_)) { one } else { other }),
+        (Err(one), Err(other)) => Err(match *one {
+            Fate::CloseAs(end) | Fate::End(end) => end.into(),
+            Fate::Close | Fate::Leave(_) => other,
+        }),
     }
 }

@@ -3,8 +3,8 @@
 //! One ring per loop, by value, in the order of each sender; what its own thread sends goes by the local queue
 //! (`event_loop::inbox`). Sending never waits: with the ring full the command comes back.
 
-use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -14,6 +14,7 @@ use crate::event_loop::inbox::{Inbox, Patience};
 use crate::sync::figures::AtomicUsize;
 use crate::sys::Socket;
 use crate::typed::address::{Post, SendError, SendErrorKind};
+use crate::typed::connecting::Connect;
 use crate::typed::protocol::Protocol;
 
 /// A connection on its way to a loop.
@@ -22,14 +23,16 @@ pub(crate) struct Newcomer<P> {
     pub(crate) unix: bool,
     pub(crate) state: P,
     pub(crate) leftover: Bytes,
+    /// What it was to linger for.
+    pub(crate) linger: Option<Duration>,
 }
 
 pub(crate) enum Command<P: Protocol> {
     Message { token: u64, message: P::Message },
     Broadcast { group: u64, message: P::Message, copy: fn(&P::Message) -> P::Message },
     Adopt(Box<Newcomer<P>>),
-    Connect { address: SocketAddr, state: Box<P> },
-    Listen { socket: Socket, unix: bool, lingers: bool },
+    Connect(Box<Connect<P>>),
+    Listen { socket: Socket, unix: bool, linger: Option<Duration> },
 }
 
 /// What everybody shares with one loop of sessions.

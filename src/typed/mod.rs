@@ -8,9 +8,11 @@
 //!                                          ▲
 //!                     testkit.rs ──────────┴────────── face.rs               by hand; or on a loop
 //!   address.rs, mail.rs: messages from anywhere        server.rs, sessions.rs: loops, threads, listeners
+//!   connecting.rs, ending.rs: how sessions begin by a connect, and how the loop ends
 //! ```
 
 pub(crate) mod address;
+pub(crate) mod connecting;
 mod ending;
 pub(crate) mod expect;
 pub(crate) mod face;

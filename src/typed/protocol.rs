@@ -85,10 +85,45 @@ pub trait Protocol: Sized + Send + 'static {
     }
 
     /// The peer will send no more, and everything it sent has been handed over. Default: close, after all output is out.
-    /// (A peer that ends in the middle of a frame ends the session as [`End::CutShort`].)
+    /// (A peer that ends in the middle of a frame ends the session as [`End::CutShort`]: see
+    /// [`on_bad_frame`](Self::on_bad_frame).)
     fn on_eof(self, io: &mut Io<'_, Self>) -> Next<Self> {
         let _ = io;
         Next::Close(self)
+    }
+
+    /// The input can never become a frame that this state expects, for this reason: [`End::TooLong`], [`End::Refused`] or
+    /// [`End::CutShort`]. The session ends with it. What is written here is its last word: it goes out first, as by
+    /// [`Next::Close`], within the time of a graceful close. Default: nothing, and the session ends at once.
+    ///
+    /// ```
+    /// use gaio::{End, Expect, Io, Next, Protocol};
+    ///
+    /// struct Lines;
+    ///
+    /// impl Protocol for Lines {
+    ///     type Message = ();
+    ///     fn expects(&self) -> Expect {
+    ///         Expect::until(b"\n").at_most(80)
+    ///     }
+    ///     fn on_frame(self, _line: &[u8], io: &mut Io<'_, Self>) -> Next<Self> {
+    ///         io.write(b"ok\n");
+    ///         Next::Become(self)
+    ///     }
+    ///     fn on_bad_frame(&mut self, why: &End, io: &mut Io<'_, Self>) {
+    ///         if let End::TooLong { at_most } = why {
+    ///             io.write(format!("a line has {at_most} characters at most\n").as_bytes());
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let mut test = gaio::testkit::Bench::new(Lines);
+    /// test.receive(&[b'x'; 100]);
+    /// assert_eq!(test.written(), b"a line has 80 characters at most\n");
+    /// assert!(matches!(test.ended(), Some(End::TooLong { .. })));
+    /// ```
+    fn on_bad_frame(&mut self, why: &End, io: &mut Io<'_, Self>) {
+        let _ = (why, io);
     }
 
     /// A time limit of what the state expects has passed. Default: close. If the session goes on, the limit begins anew.

@@ -3,6 +3,9 @@
 use std::io;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
+#[cfg(not(any(loom, gaio_sim)))]
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +14,13 @@ use bytes::Bytes;
 use crate::error::{DelegateError, DelegateErrorKind, WaitError};
 use crate::event_loop::counters::{Counters, Snapshot};
 use crate::event_loop::inbox::{Inbox, Intake, nanos};
+use crate::event_loop::next_turn::NextTurn;
 use crate::event_loop::{self, EventLoop};
 use crate::handoff::{gate, ring};
 use crate::limits::Limits;
 use crate::sys::{self, Kind, Selector, Socket, Waker};
 use crate::typed::address::SendErrorKind;
+use crate::typed::connecting::{Connect, To};
 use crate::typed::face::{Sessions, Welcome};
 use crate::typed::limits::SessionLimits;
 use crate::typed::mail::{Command, Mail, Newcomer};
@@ -123,6 +128,72 @@ impl<P: Protocol> SessionLoop<P> {
         Ok(())
     }
 
+    /// What a poll of one's own may do until the next turn: for a loop inside of another. The descriptor of this one
+    /// ([`AsFd`]) is readable when there is something to do for its sessions, or somebody else has sent something; this says
+    /// what the descriptor cannot. Ask after each turn, and after sending something on this thread.
+    ///
+    /// On `WhenReadable` and `At` sleep until the descriptor is readable (or the instant has come), then take a
+    /// [`turn`](Self::turn) of no time. The descriptor may be readable without need. No harm comes from a turn too many.
+    /// Once the loop is over this says `Now`, and the turn says `Closed`.
+    ///
+    /// Cost: none to speak of; no system call but the clock's, if there is a timer.
+    ///
+    /// ```
+    /// use std::io::{Read, Write};
+    /// use std::time::{Duration, Instant};
+    /// use gaio::NextTurn;
+    /// use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    /// # use gaio::{Expect, Io, Next, Protocol};
+    /// # struct Echo;
+    /// # impl Protocol for Echo {
+    /// #     type Message = ();
+    /// #     fn expects(&self) -> Expect { Expect::any() }
+    /// #     fn on_frame(self, bytes: &[u8], io: &mut Io<'_, Self>) -> Next<Self> {
+    /// #         io.write(bytes);
+    /// #         Next::Become(self)
+    /// #     }
+    /// # }
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (mut sessions, hub) = gaio::SessionLoop::new(gaio::SessionLimits::default(), |_peer| Some(Echo))?;
+    /// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// let address = listener.local_addr()?;
+    /// hub.listen(listener)?;
+    /// let client = std::thread::spawn(move || {
+    ///     let mut peer = std::net::TcpStream::connect(address)?;
+    ///     peer.write_all(b"hello")?;
+    ///     let mut answer = [0; 5];
+    ///     peer.read_exact(&mut answer)?;
+    ///     hub.shutdown(Duration::from_secs(1));
+    ///     Ok::<_, std::io::Error>(answer)
+    /// });
+    /// loop {
+    ///     let sleep = match sessions.next_turn() {
+    ///         NextTurn::Now => Some(Duration::ZERO),
+    ///         NextTurn::At(instant) => Some(instant.saturating_duration_since(Instant::now())),
+    ///         NextTurn::WhenReadable => None,
+    ///     };
+    ///     let sleep = sleep.map(Timespec::try_from).transpose()?;
+    ///     // Beside descriptors of your own.
+    ///     poll(&mut [PollFd::new(&sessions, PollFlags::IN)], sleep.as_ref())?;
+    ///     if sessions.turn(Some(Duration::ZERO)).is_err() {
+    ///         break; // It was shut down, and all sessions have ended.
+    ///     }
+    /// }
+    /// assert_eq!(client.join().unwrap()?, *b"hello");
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn next_turn(&mut self) -> NextTurn {
+        if self.event_loop.face.is_gone() { NextTurn::Now } else { self.event_loop.next_turn() }
+    }
+
+    /// Waits until the descriptor would be readable: what stands for a foreign poll on the simulated system, which has no
+    /// descriptors.
+    #[cfg(any(loom, gaio_sim))]
+    pub fn until_readable(&self) {
+        self.event_loop.core.selector().until_readable();
+    }
+
     /// Turns until the loop was shut down and all sessions have ended.
     ///
     /// # Errors
@@ -135,6 +206,16 @@ impl<P: Protocol> SessionLoop<P> {
                 Err(failed) => return Err(failed),
             }
         }
+    }
+}
+
+/// The selector's: readable when a turn has something to do that [`SessionLoop::next_turn`] does not say. Only poll it, or
+/// register it with a selector of your own, level-triggered: a turn may leave events for the next. There is none on the
+/// simulated system.
+#[cfg(not(any(loom, gaio_sim)))]
+impl<P: Protocol> AsFd for SessionLoop<P> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event_loop.core.selector().as_fd()
     }
 }
 
@@ -176,9 +257,9 @@ impl<P: Protocol> Hub<P> {
         state: P,
     ) -> Result<(), (DelegateError, P)> {
         let (socket, leftover) = (socket.into(), leftover.into());
-        let unix = match sys::adopt(&socket) {
-            Ok(found) if found.kind == Kind::TcpStream => false,
-            Ok(found) if found.kind == Kind::UnixStream => true,
+        let (unix, linger) = match sys::adopt(&socket) {
+            Ok(found) if found.kind == Kind::TcpStream => (false, found.linger),
+            Ok(found) if found.kind == Kind::UnixStream => (true, found.linger),
             Ok(found) => {
                 let kind = DelegateErrorKind::Unsupported(why_not(found.kind));
                 return Err((DelegateError { kind, socket, leftover }, state));
@@ -191,7 +272,8 @@ impl<P: Protocol> Hub<P> {
         if !self.0.admit() {
             return Err((DelegateError { kind: DelegateErrorKind::TooMany, socket, leftover }, state));
         }
-        self.0.send(Command::Adopt(Box::new(Newcomer { socket, unix, state, leftover }))).map_err(|(kind, command)| {
+        let newcomer = Newcomer { socket, unix, state, leftover, linger };
+        self.0.send(Command::Adopt(Box::new(newcomer))).map_err(|(kind, command)| {
             self.0.left();
             let Command::Adopt(newcomer) = command else { unreachable!("a connection was sent, so one was refused") };
             let Newcomer { socket, state, leftover, .. } = *newcomer;
@@ -205,8 +287,22 @@ impl<P: Protocol> Hub<P> {
     /// # Errors
     /// The state comes back, if the loop is behind or shut down.
     pub fn connect(&self, address: SocketAddr, state: P) -> Result<(), (SendErrorKind, P)> {
-        self.0.send(Command::Connect { address, state: Box::new(state) }).map_err(|(kind, command)| match command {
-            Command::Connect { state, .. } => (kind, *state),
+        self.connect_to(To::Tcp(address), state)
+    }
+
+    /// Opens a connection to the Unix listener at this path; all else as [`connect`](Self::connect) does it, and as
+    /// [`Io::connect_unix`](crate::Io::connect_unix).
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn connect_unix(&self, path: impl Into<PathBuf>, state: P) -> Result<(), (SendErrorKind, P)> {
+        self.connect_to(To::Unix(path.into()), state)
+    }
+
+    fn connect_to(&self, to: To, state: P) -> Result<(), (SendErrorKind, P)> {
+        let connect = Box::new(Connect::new(to, state));
+        self.0.send(Command::Connect(connect)).map_err(|(kind, command)| match command {
+            Command::Connect(connect) => (kind, connect.state),
             _ => unreachable!("a connect was sent, so one was refused"),
         })
     }
@@ -218,16 +314,16 @@ impl<P: Protocol> Hub<P> {
     pub fn listen(&self, socket: impl Into<Socket>) -> Result<(), DelegateError> {
         let socket = socket.into();
         let leftover = Bytes::new();
-        let (unix, lingers) = match sys::adopt_listener(&socket) {
-            Ok(found) if found.kind == Kind::TcpListener => (false, found.linger.is_some()),
-            Ok(found) if found.kind == Kind::UnixListener => (true, found.linger.is_some()),
+        let (unix, linger) = match sys::adopt_listener(&socket) {
+            Ok(found) if found.kind == Kind::TcpListener => (false, found.linger),
+            Ok(found) if found.kind == Kind::UnixListener => (true, found.linger),
             Ok(_) => {
                 let kind = DelegateErrorKind::Unsupported("not a listening socket: bind it and listen first");
                 return Err(DelegateError { kind, socket, leftover });
             }
             Err(errno) => return Err(DelegateError { kind: DelegateErrorKind::Os(errno.into()), socket, leftover }),
         };
-        self.0.send(Command::Listen { socket, unix, lingers }).map_err(|(kind, command)| {
+        self.0.send(Command::Listen { socket, unix, linger }).map_err(|(kind, command)| {
             let Command::Listen { socket, .. } = command else { unreachable!("a listener was sent") };
             DelegateError { kind: refused(kind), socket, leftover }
         })

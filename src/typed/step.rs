@@ -62,13 +62,13 @@ impl<P: Protocol> Sessions<P> {
             }
         }
         let (mut frames, mut bytes) = (self.bench.limits.frames_per_turn, self.bench.limits.bytes_per_turn);
-        loop {
+        let step = loop {
             if session.state.machine.has_output() {
                 flush(session, &mut self.bench, &[], timers, token)?;
                 // Looked at after each flush: if the system takes all of it at once, no edge will tell.
                 if session.state.machine.is_drained(&self.bench) {
                     if frames == 0 || bytes == 0 {
-                        return Ok(Step::Again);
+                        break Step::Again;
                     }
                     session.state.machine.drained(&mut self.bench, token)?;
                     // What is produced counts as what is read: it may go on for ever.
@@ -80,10 +80,10 @@ impl<P: Protocol> Sessions<P> {
             let machine = &session.state.machine;
             let unfed = machine.is_unfed();
             if !unfed && (!session.readable() || machine.eof_told) || !machine.wants_input() {
-                break;
+                break Step::Idle;
             }
             if frames == 0 || bytes == 0 {
-                return Ok(Step::Again);
+                break Step::Again;
             }
             if unfed {
                 self.feed_partial(session, timers, token, &mut frames)?;
@@ -91,12 +91,13 @@ impl<P: Protocol> Sessions<P> {
             }
             let got = self.receive(session, timers, token, &mut frames)?;
             bytes = bytes.saturating_sub(got);
-        }
-        // What was written without input at hand: at the end of the stream, say.
+        };
+        // What was written without input at hand: at the end of the stream, or with room to produce more. The next session
+        // finds the scratch output empty.
         if self.bench.scratch.queued() > 0 || session.state.machine.end_output {
             flush(session, &mut self.bench, &[], timers, token)?;
         }
-        Ok(Step::Idle)
+        Ok(step)
     }
 
     /// Feeds what was kept of earlier input.
@@ -216,7 +217,7 @@ impl<P: Protocol> Sessions<P> {
                     extra.timers.push((name, index));
                 }
                 Effect::CancelTimer { name } => forget(&mut self.alarms, timers, extra, name),
-                Effect::Connect { address, state } => self.connects.push((address, state)),
+                Effect::Connect { to, state } => self.connects.ask(to, state),
                 Effect::Join { group } => {
                     if self.groups.entry(group).or_default().insert(token) {
                         extra.groups.push(group);

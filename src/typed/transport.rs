@@ -108,7 +108,9 @@ impl<P: Protocol> Sessions<P> {
         if !session.state.closing {
             session.state.closing = true;
             core.timers.disarm(&mut session.state.armed);
-            let until = sys::now().saturating_add(nanos(self.bench.limits.close_within));
+            let linger = session.state.extra.as_ref().and_then(|extra| extra.linger);
+            let within = linger.unwrap_or(self.bench.limits.close_within);
+            let until = sys::now().saturating_add(nanos(within));
             session.state.armed = core.timers.arm(until, Timer::Close(token));
         }
         if let Err(doom) = flush(session, &mut self.bench, &[], &mut core.timers, token) {
@@ -184,15 +186,21 @@ impl<P: Protocol> Sessions<P> {
         }
     }
 
-    /// Ends a session: its descriptor is closed, and it is told.
+    /// Ends a session: its descriptor is closed, and it is told. A reason that was decided before stands.
     pub(crate) fn end_session(&mut self, core: &mut Core<P>, key: Key, end: &End) {
+        let fate = core.sessions.get_mut(key).and_then(|session| session.state.fate.take());
+        let (end, told) = match fate.as_deref() {
+            Some(Fate::End(why)) => (why, why),
+            Some(Fate::CloseAs(why)) => (end, why),
+            _ => (end, end),
+        };
         let Some((socket, mut machine)) = self.take_out(core, key) else { return };
         let unsent = machine.backlog.as_ref().is_some_and(|backlog| backlog.queued() > 0);
         if unsent || !matches!(end, End::Closed | End::Left | End::CutShort { .. } | End::Shutdown) {
             sys::reset_on_close(&socket);
         }
         drop(socket);
-        self.tell(&mut machine, end);
+        self.tell(&mut machine, told);
     }
 
     /// Takes a session out of the loop, with all that is kept beside it.

@@ -4,19 +4,20 @@
 //! since the gate is parked between turns (G4). [`EmbeddedWatcher::next_turn`] says the rest, which only this thread
 //! changes: work in hand, a turn that is owed, a deadline.
 //!
-//! Model: loom-tests/polled.rs. Mutant that must fail: `owed_unsaid`.
+//! Model: loom-tests/polled.rs. Mutant that must fail: `owed_unsaid` (in `event_loop/next_turn.rs`).
 
 use std::io;
 use std::marker::PhantomData;
 #[cfg(not(any(loom, gaio_sim)))]
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::error::WaitError;
 use crate::event_loop::EventLoop;
 use crate::event_loop::inbox::nanos;
+use crate::event_loop::next_turn::NextTurn;
 use crate::limits::Options;
-use crate::sync::{Arc, mutant};
+use crate::sync::Arc;
 use crate::sys;
 use crate::watcher::batch::Batch;
 use crate::watcher::panics::Panics;
@@ -57,18 +58,6 @@ pub struct EmbeddedWatcher<C: Send + 'static = ()> {
     skipped: bool,
     /// Not `Send`: the local queue is this thread's.
     thread: PhantomData<*const ()>,
-}
-
-/// When a loop inside of another wants its next turn; of [`EmbeddedWatcher::next_turn`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[expect(clippy::exhaustive_enums, reason = "a match without `_` is what keeps a foreign loop from oversleeping")]
-pub enum NextTurn {
-    /// There is work that no event announces, or a batch not taken to its end: do not sleep.
-    Now,
-    /// When the descriptor is readable, but not later than this: there is a deadline.
-    At(Instant),
-    /// When the descriptor is readable, and not before.
-    WhenReadable,
 }
 
 impl EmbeddedWatcher<()> {
@@ -177,18 +166,7 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
         // Its events were taken, but it still counts the bytes they came with: a batch that is full, and an arena that
         // is, would not look like work that can go on.
         buffer.recycle();
-        // Raised within the turn, which closed the gate behind it: nobody has written the waker for that.
-        let owed = self.event_loop.owed() && !mutant("owed_unsaid");
-        if owed || self.event_loop.is_busy() {
-            return NextTurn::Now;
-        }
-        let Some(due) = self.event_loop.core.timers.next() else { return NextTurn::WhenReadable };
-        match due.saturating_sub(sys::now()) {
-            0 => NextTurn::Now,
-            ahead => {
-                Instant::now().checked_add(Duration::from_nanos(ahead)).map_or(NextTurn::WhenReadable, NextTurn::At)
-            }
-        }
+        self.event_loop.next_turn()
     }
 
     /// Waits until the descriptor would be readable: what stands for a foreign poll on the simulated system, which has no

@@ -55,7 +55,7 @@ pub use alarm::NewTimer;
 pub use batch::Batch;
 pub use conn::Conn;
 pub use connect::{ConnectId, Destination, NewConnect};
-pub use embedded::{EmbeddedWatcher, NextTurn};
+pub use embedded::EmbeddedWatcher;
 pub use lease::Lease;
 pub use op::{Op, OpId, Single, Spendable, TimerId, Write};
 pub use outcome::{Detached, Event, Failure, Half, ListenerId, Outcome, Payload};

@@ -169,6 +169,7 @@ pub(crate) struct Scripted {
     trap: Trap,
     /// Writes each frame back, from where it lies.
     echo: bool,
+    last_word: &'static [u8],
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -177,6 +178,7 @@ pub(crate) enum Trap {
     None,
     Expects,
     Decode,
+    BadFrame,
     End,
 }
 
@@ -187,7 +189,7 @@ impl Scripted {
     ) -> (Self, Log) {
         MADE.fetch_add(1, Ordering::SeqCst);
         let log = Log::default();
-        (Self { expect, log: log.clone(), react: Arc::new(react), trap: Trap::None, echo: false }, log)
+        (Self { expect, log: log.clone(), react: Arc::new(react), trap: Trap::None, echo: false, last_word: b"" }, log)
     }
 
     /// One that only notes down, and closes at the peer's end, at a timeout and at the shutdown.
@@ -202,6 +204,12 @@ impl Scripted {
 
     pub(crate) fn echoing(mut self) -> Self {
         self.echo = true;
+        self
+    }
+
+    /// Says this if its peer sends no frame.
+    pub(crate) fn with_last_word(mut self, last_word: &'static [u8]) -> Self {
+        self.last_word = last_word;
         self
     }
 
@@ -281,6 +289,11 @@ impl Protocol for Scripted {
                 }
             }
         }
+    }
+
+    fn on_bad_frame(&mut self, _why: &End, io: &mut Io<'_, Self>) {
+        assert_ne!(self.trap, Trap::BadFrame, "on purpose");
+        io.write(self.last_word);
     }
 
     fn on_eof(self, io: &mut Io<'_, Self>) -> Next<Self> {

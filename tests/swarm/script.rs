@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use gaio::sim::{Config, Dice, Fault, Faults, World};
+use gaio::sim::{Config, Dice, World};
 use gaio::{EmbeddedWatcher, Limits, Options, WaitError};
 
 use crate::floor::Floor;
 use crate::foreign::Foreign;
 use crate::model::{Ticket, Verb};
 use crate::ops::{self, Body, Spec};
+use crate::seeds;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -101,19 +102,6 @@ pub(crate) struct Swarm<'f> {
     weights: Vec<usize>,
 }
 
-fn random_faults(dice: &mut Dice) -> Faults {
-    let mut faults = Faults::seeded(dice.next());
-    // One world in four is a good one.
-    if dice.roll(4) > 0 {
-        for fault in Fault::ALL {
-            let of_1024 = [0, 0, 4, 32, 256][dice.roll(5)];
-            let rare = matches!(fault, Fault::Reset | Fault::ResetBehindData);
-            faults = faults.with(fault, if rare { of_1024.min(32) } else { of_1024 });
-        }
-    }
-    faults
-}
-
 fn random_limits(dice: &mut Dice) -> Limits {
     let mut limits = Limits::default();
     (limits.ring_slots, limits.arena, limits.read_cap) = (64, 4_096, 4_096);
@@ -163,7 +151,7 @@ impl<'f> Swarm<'f> {
         let mut dice = Dice::new(seed);
         let buffer = if dice.roll(2) == 0 { 1 + dice.roll(100) } else { 4_096 + dice.roll(60_000) };
         let pending_first = dice.roll(6) == 0;
-        let faults = random_faults(&mut dice);
+        let faults = seeds::random_faults(&mut dice);
         let world = World::enter();
         let mut config = Config::default();
         (config.buffer, config.pending_first, config.alone) = (buffer, pending_first, true);
