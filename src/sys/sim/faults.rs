@@ -20,6 +20,7 @@
 //! | `ConnectNever` | there is no answer | |
 //! | `NotRegistered` | ENOMEM to a registration | |
 //! | `DeafPeer` | a [`Peer`](super::Peer) whose `recv` finds nothing, as long as this fault may happen | |
+//! | `Preempted` | a loop that is held ([`World::hold`](super::World::hold)) stands still in the middle of a turn | it goes on where it stood |
 //! | `NumberReused` | a descriptor gets the number of one that was closed | always: the lowest is taken |
 //!
 //! What interferes is in `permit.rs`. EINTR to any other call is below the contract of `sys`: its verbs try again by themselves.
@@ -55,12 +56,13 @@ pub enum Fault {
     ConnectNever,
     NotRegistered,
     DeafPeer,
+    Preempted,
     NumberReused,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::ShortRead,
         Self::ShortWrite,
         Self::Pending,
@@ -81,6 +83,7 @@ impl Fault {
         Self::ConnectNever,
         Self::NotRegistered,
         Self::DeafPeer,
+        Self::Preempted,
         Self::NumberReused,
     ];
 }

@@ -31,12 +31,17 @@
 //! # Time
 //!
 //! Nothing here sleeps. When a selector has nothing to report and a deadline to wait for, [`Clock`] says what happens.
+//!
+//! # Threads
+//!
+//! A loop with a thread of its own runs when the scheduler likes, unless the world holds it: `lockstep.rs`.
 
 mod addresses;
 mod config;
 mod connection;
 mod datagram;
 mod faults;
+mod lockstep;
 mod peer;
 mod permit;
 mod remote;
@@ -64,6 +69,7 @@ mod tests;
 
 pub use config::{Clock, Config};
 pub use faults::{Dice, Fault, Faults};
+pub use lockstep::Rest;
 pub use peer::Peer;
 pub use remote::{Attempt, Remote};
 pub use socket::Socket;
