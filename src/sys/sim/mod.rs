@@ -67,6 +67,8 @@ mod models;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+#[cfg(gaio_sim)]
+pub use crate::sync::stall::{stall_next_push, stall_no_push};
 pub use config::{Clock, Config};
 pub use faults::{Dice, Fault, Faults};
 pub use lockstep::Rest;
