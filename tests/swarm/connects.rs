@@ -7,7 +7,7 @@ use gaio::sim::{Fault, Remote};
 use gaio::{Conn, ConnectError, ConnectId, OpError, SubmitErrorKind};
 
 use crate::floor::Floor;
-use crate::foreign::Foreign;
+use crate::foreign::Who;
 use crate::model::{Line, Ticket};
 
 /// A connect that was accepted, until it completes.
@@ -38,11 +38,12 @@ impl Floor {
         }
     }
 
-    pub(crate) fn connect(&mut self, foreign: Option<&Foreign>) {
+    pub(crate) fn connect(&mut self, who: Who<'_>) {
+        let Some(who) = self.with_room(who) else { return };
         let addrs: Vec<_> = (0..1 + self.dice.roll(3)).map(|_| self.some_addr()).collect();
         let within = (self.dice.roll(2) == 0).then(|| Duration::from_micros(self.dice.roll(4_000_000) as u64));
         let stagger = (self.dice.roll(2) == 0).then(|| Duration::from_micros(self.dice.roll(500_000) as u64));
-        let named = self.dice.roll(3) == 0;
+        let named = self.dice.roll(3) == 0 && !matches!(who, Who::Stalls(_));
         let (ticket, submitter) = (self.ticket(), self.submitter().clone());
         let (id, to) = (ticket.id, addrs.clone());
         let job = move || {
@@ -60,14 +61,11 @@ impl Floor {
             }
             connect.submit_with(ticket).map(|()| name)
         };
-        let foreign = foreign.filter(|_| !self.may_be_full());
-        let answer = match foreign {
-            Some(foreign) => foreign.run(job),
-            None => job(),
-        };
+        let answer = who.run(job);
         self.say(|| format!("{id} connects to {addrs:?}"));
-        match answer {
+        match self.accepted(who, None, answer) {
             Ok(name) => {
+                let name = name.flatten();
                 let deadline = within.map(|time| self.world.now() + time);
                 self.connects.insert(id, Connect { addrs, deadline, name, cancelled: false });
             }
@@ -79,12 +77,16 @@ impl Floor {
         }
     }
 
-    pub(crate) fn cancel_connect(&mut self) {
+    pub(crate) fn cancel_connect(&mut self, who: Who<'_>) {
+        let Some(who) = self.with_room(who) else { return };
         let named: Vec<usize> = self.connects.iter().filter(|(_, c)| c.name.is_some()).map(|(id, _)| *id).collect();
         let Some(id) = self.pick(&named) else { return };
         let Some(name) = self.connects[&id].name else { return };
-        let cancelled = self.submitter().cancel_connect(name).is_ok();
-        self.connects.get_mut(&id).expect("it was in the list").cancelled |= cancelled;
+        let submitter = self.submitter().clone();
+        if who.run_whole(move || submitter.cancel_connect(name)).is_ok() {
+            self.connects.get_mut(&id).expect("it was in the list").cancelled = true;
+            self.handed_in(who, None);
+        }
     }
 
     /// Answers who waits at a remote, in some way.

@@ -147,8 +147,8 @@ pub(crate) struct Line {
     last_write: usize,
     write_failed: bool,
     shut: bool,
-    /// An ending was submitted; its completion has been handed out.
-    pub(crate) ending: bool,
+    /// The first ending that was submitted; its completion has been handed out.
+    pub(crate) ending: Option<usize>,
     pub(crate) over: bool,
     pub(crate) outstanding: usize,
 }
@@ -176,7 +176,7 @@ impl Line {
             last_write: 0,
             write_failed: false,
             shut: false,
-            ending: false,
+            ending: None,
             over: false,
             outstanding: 0,
         }
@@ -224,7 +224,9 @@ impl Line {
 
     pub(crate) fn submitted(&mut self, id: usize, verb: Verb, bytes: Vec<u8>) {
         self.outstanding += 1;
-        self.ending |= verb.ends();
+        if verb.ends() {
+            self.ending.get_or_insert(id);
+        }
         self.shut |= verb == Verb::ShutDown;
         if verb.writes() {
             self.writes.push(Written { id, bytes, done: None });
@@ -343,9 +345,11 @@ impl Line {
             OpError::TimedOut if op.verb == Verb::IntoFd => true,
             OpError::TimedOut => op.deadline.is_some_and(|deadline| deadline <= times.now),
             OpError::Cancelled => op.cancelled,
-            OpError::Released | OpError::Closed => self.ending,
+            OpError::Released => self.ending.is_some(),
+            // What was submitted before the end goes before it.
+            OpError::Closed => self.ending.is_some_and(|ending| id > ending),
             OpError::Aborted => times.shut_down,
-            OpError::Broken => self.write_failed || self.shut || self.ending || other_end,
+            OpError::Broken => self.write_failed || self.shut || self.ending.is_some() || other_end,
             OpError::NotRegistered => times.refusals,
             OpError::Os(_) => other_end || self.shut,
             _ => false,
