@@ -33,6 +33,8 @@ mod drive;
 mod floor;
 #[path = "swarm/foreign.rs"]
 mod foreign;
+#[path = "swarm/messages.rs"]
+mod messages;
 #[path = "swarm/model.rs"]
 mod model;
 #[path = "swarm/ops.rs"]

@@ -38,6 +38,7 @@ impl Swarm<'_> {
             return;
         }
         self.check_that_all_are_served();
+        self.check_that_messages_are_served();
         let mut idle = 0;
         while idle < 2 && !self.over {
             let (events, polls) = (self.floor.events, self.polls());
@@ -73,6 +74,23 @@ impl Swarm<'_> {
             let open = !floor.shut_down && door.is_some_and(|door| !door.ended && door.handle.is_some());
             let waits = open && !line.accepted;
             assert!(!waits || line.end_seen.is_some() || line.peer_gone, "line {} stands at the door", line.index);
+        }
+    }
+
+    /// What was sent to a socket may have been lost; what is sent now has room, and somebody waits for it.
+    fn check_that_messages_are_served(&mut self) {
+        let reads = |swarm: &Self, line: usize| {
+            let reads = |verb: Verb| verb.is_pure_read() || verb == Verb::Linked;
+            swarm.floor.ops.values().filter(|op| op.line == line && reads(op.verb)).count()
+        };
+        for line in 0..self.floor.lines.len() {
+            let waiting = reads(self, line);
+            if self.floor.lines[line].messages.is_none() || self.floor.lines[line].peer.is_none() || waiting == 0 {
+                continue;
+            }
+            self.floor.lines[line].peer_sends(2);
+            self.turns_until_quiet();
+            assert!(reads(self, line) < waiting, "line {line} is forgotten: {:?}", self.floor.lines[line]);
         }
     }
 

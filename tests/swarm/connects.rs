@@ -8,7 +8,7 @@ use gaio::{Conn, ConnectError, ConnectId, OpError, SubmitErrorKind};
 
 use crate::floor::Floor;
 use crate::foreign::Who;
-use crate::model::{Line, Ticket};
+use crate::model::{Kind, Line, Ticket};
 
 /// A connect that was accepted, until it completes.
 #[derive(Debug)]
@@ -97,7 +97,7 @@ impl Floor {
             1 if !self.calm => attempt.fail(std::io::ErrorKind::TimedOut),
             2 if !self.calm => drop(attempt),
             _ => {
-                let mut line = Line::new(self.lines.len(), false, attempt.accept());
+                let mut line = Line::new(self.lines.len(), Kind::Tcp, attempt.accept());
                 line.accepted = false;
                 self.lines.push(line);
             }

@@ -15,7 +15,7 @@ use gaio::{
 
 use crate::connects::Connect;
 use crate::foreign::Who;
-use crate::model::{Line, Op, Ticket, Times, input};
+use crate::model::{Kind, Line, Op, Ticket, Times, Verb, input};
 use crate::ops::{self, Spec};
 
 /// A timer that was accepted.
@@ -228,11 +228,18 @@ impl Floor {
 
     // --- connections ---
 
-    pub(crate) fn delegate(&mut self, who: Who<'_>, unix: bool, leftover: usize) {
+    /// Of what is not a stream nothing was read before.
+    pub(crate) fn delegate(&mut self, who: Who<'_>, kind: Kind, leftover: usize) {
         let Some(who) = self.with_room(who) else { return };
-        let (socket, peer) = if unix { self.world.unix_pair() } else { self.world.pair() };
+        let (socket, peer) = match kind {
+            Kind::Tcp => self.world.pair(),
+            Kind::Unix => self.world.unix_pair(),
+            Kind::Udp => self.world.udp_pair(),
+            Kind::UnixDatagram => self.world.unix_datagram_pair(),
+        };
         let index = self.lines.len();
-        let mut line = Line::new(index, unix, peer);
+        let mut line = Line::new(index, kind, peer);
+        let leftover = if line.messages.is_some() { 0 } else { leftover };
         line.sent = leftover;
         self.lines.push(line);
         let leftover: Vec<u8> = (0..leftover).map(|at| input(index, at)).collect();
@@ -285,7 +292,7 @@ impl Floor {
     /// Somebody connects to a listener.
     pub(crate) fn knock(&mut self, door: usize) {
         let Ok(peer) = self.world.connect(self.doors[door].addr) else { return };
-        let mut line = Line::new(self.lines.len(), false, peer);
+        let mut line = Line::new(self.lines.len(), Kind::Tcp, peer);
         (line.listener, line.accepted) = (Some(door), false);
         self.lines.push(line);
     }
@@ -305,12 +312,14 @@ impl Floor {
         spec.named &= !matches!(who, Who::Stalls(_));
         let (verb, bytes, identity) = (spec.verb(), spec.bytes(), spec.identity());
         let deadline = spec.within.map(|time| self.world.now() + time);
+        let of_streams = matches!(verb, Verb::Exact(_) | Verb::ShutDown);
         let ticket = self.ticket();
         let id = ticket.id;
         self.say(|| format!("line {index}: {id} is {verb:?}, {} bytes, until {deadline:?}", bytes.len()));
         let answer = who.run(move || spec.submit(&conn, ticket));
         match self.accepted(who, Some(index), answer) {
             Ok(name) => {
+                assert!(!of_streams || self.lines[index].messages.is_none(), "{verb:?} of messages");
                 let name = name.flatten();
                 let op = Op { line: index, verb, len: bytes.len(), deadline, name, cancelled: false, identity };
                 self.lines[index].submitted(id, verb, bytes);
@@ -323,6 +332,7 @@ impl Floor {
                 let right = match error.kind {
                     SubmitErrorKind::Closed => self.shut_down,
                     SubmitErrorKind::Full => !self.is_local(who) && self.in_ring >= self.limits.ring_slots,
+                    SubmitErrorKind::NotAStream => of_streams && self.lines[index].messages.is_some(),
                     SubmitErrorKind::TooMany => !verb.ends() && self.is_at_a_limit(index),
                     _ => false,
                 };
@@ -457,7 +467,7 @@ impl Floor {
                 drop(conn);
                 return self.dropped_one(Who::Script, op.line);
             }
-            Outcome::Leased(lease) if self.leases.len() < 4 => self.leases.push(lease),
+            Outcome::Leased(lease) if self.leases.len() < 4 && !lease.is_empty() => self.leases.push(lease),
             _ => {}
         }
         // From within the batch, as users do: something new, one more handle, or nothing.
@@ -466,7 +476,7 @@ impl Floor {
             0 => {
                 let body = match self.dice.roll(2) {
                     0 => ops::random_read(&mut self.dice, 40),
-                    _ => ops::random_write(&mut self.dice, 40, None),
+                    _ => ops::random_write(&mut self.dice, 40, None, false),
                 };
                 self.submit_on(op.line, conn, Spec { body, within: None, named: false }, Who::Script);
             }

@@ -9,6 +9,7 @@ use gaio::{Limits, Options};
 use crate::drive::Drive;
 use crate::floor::Floor;
 use crate::foreign::{Foreign, Who};
+use crate::model::Kind;
 use crate::ops::{self, Body, Spec};
 
 /// The things that may be done, and how often each is tried, before a seed changes that.
@@ -192,7 +193,7 @@ impl<'f> Swarm<'f> {
     pub(crate) fn run(&mut self) {
         for _ in 0..3 {
             self.make_room();
-            self.floor.delegate(Who::Script, false, 0);
+            self.floor.delegate(Who::Script, Kind::Tcp, 0);
         }
         let steps = 20 + self.floor.dice.roll(200);
         for _ in 0..steps {
@@ -256,8 +257,8 @@ impl<'f> Swarm<'f> {
         match act {
             Act::Delegate => {
                 let leftover = if floor.dice.roll(4) == 0 { floor.dice.roll(50) } else { 0 };
-                let unix = floor.dice.roll(3) == 0;
-                floor.delegate(who, unix, leftover);
+                let kind = [Kind::Unix, Kind::Unix, Kind::Udp, Kind::UnixDatagram].get(floor.dice.roll(9));
+                floor.delegate(who, kind.copied().unwrap_or(Kind::Tcp), leftover);
             }
             Act::DelegateAgain => floor.delegate_again(who, line),
             Act::Listen if floor.doors.len() < 3 => floor.listen(who),
@@ -279,7 +280,7 @@ impl<'f> Swarm<'f> {
             }
             Act::Write => {
                 let lease = if floor.dice.roll(3) == 0 { floor.leases.pop() } else { None };
-                let body = ops::random_write(&mut floor.dice, most, lease);
+                let body = ops::random_write(&mut floor.dice, most, lease, floor.lines[line].messages.is_some());
                 self.submit(line, body, who);
             }
             Act::ShutDownWrite => self.submit(line, Body::ShutDown, who),
@@ -340,11 +341,13 @@ impl<'f> Swarm<'f> {
         let (most, floor) = (self.most, &mut self.floor);
         let line = &mut floor.lines[line];
         match act {
+            // Messages have no marks and no end.
+            Act::PeerMarks | Act::PeerEnds if line.messages.is_some() => {}
             Act::PeerSends => line.peer_sends(1 + floor.dice.roll(most)),
             Act::PeerReceives => drop(line.peer_receives(1 + floor.dice.roll(most))),
             Act::PeerMarks => {
                 let Some(peer) = &line.peer else { return };
-                if !line.unix {
+                if line.kind == Kind::Tcp {
                     peer.send_urgent();
                 } else {
                     let sent = peer.send_with_descriptor(&[crate::model::input(line.index, line.sent)]);
@@ -357,10 +360,10 @@ impl<'f> Swarm<'f> {
             Act::PeerCloses | Act::PeerResets => {
                 let Some(peer) = line.peer.take() else { return };
                 line.peer_gone = true;
-                if matches!(act, Act::PeerResets) && !line.unix {
+                if matches!(act, Act::PeerResets) && line.kind == Kind::Tcp {
                     return peer.reset();
                 }
-                line.peer_ended = true;
+                line.peer_ended = line.messages.is_none();
                 peer.close();
             }
             _ => unreachable!("{act:?} is not a peer's"),
