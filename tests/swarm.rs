@@ -8,7 +8,7 @@
 //! | checked | when | in |
 //! |---|---|---|
 //! | bytes, order, outcomes | at every event | `swarm/model.rs` |
-//! | each completion once, refusals | at every event | `swarm/floor.rs`, `swarm/connects.rs` |
+//! | each completion once, refusals | at every event | `swarm/floor.rs`, `swarm/doors.rs`, `swarm/connects.rs` |
 //! | limits, asleep only without work, a cause for each wake | at every turn | `swarm/drive.rs` |
 //! | nobody forgotten, idle means asleep, nothing left | at rest, at the end | `swarm/calm.rs` |
 //!
@@ -27,6 +27,8 @@
 mod calm;
 #[path = "swarm/connects.rs"]
 mod connects;
+#[path = "swarm/doors.rs"]
+mod doors;
 #[path = "swarm/drive.rs"]
 mod drive;
 #[path = "swarm/floor.rs"]

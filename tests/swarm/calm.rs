@@ -71,7 +71,8 @@ impl Swarm<'_> {
                 assert!(right, "line {} is forgotten: {op:?} waits, {line:?}", line.index);
             }
             let door = line.listener.map(|door| &floor.doors[door]);
-            let open = !floor.shut_down && door.is_some_and(|door| !door.ended && door.handle.is_some());
+            let open =
+                !floor.shut_down && door.is_some_and(|door| !door.ended && door.handle.is_some() && !door.blurred);
             let waits = open && !line.accepted;
             assert!(!waits || line.end_seen.is_some() || line.peer_gone, "line {} stands at the door", line.index);
         }

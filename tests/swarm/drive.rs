@@ -115,8 +115,8 @@ impl Swarm<'_> {
         let right = if self.left { load <= outstanding } else { load == outstanding };
         assert!(right, "{load} in flight, {outstanding} not completed");
         let endings = floor.ops.values().filter(|op| op.verb.ends()).count();
-        assert!(load <= floor.limits.ops + endings, "{load} in flight");
-        assert!(floor.submitter().counters().sessions as usize <= floor.limits.sessions);
+        assert!(load <= floor.most_ops + endings, "{load} in flight");
+        assert!(floor.submitter().counters().sessions as usize <= floor.most_sessions);
     }
 
     fn turns(&self) -> u64 {

@@ -1,19 +1,16 @@
 //! Everything around the loop: connections, listeners, timers, what is in flight, and what each event must be.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use bytes::Bytes;
 use gaio::sim::{Dice, Fault, Remote, Socket, World};
-use gaio::{
-    Conn, DelegateErrorKind, Event, Lease, Limits, Listener, ListenerId, OpError, Outcome, SubmitErrorKind, Submitter,
-    TimerId,
-};
+use gaio::{Conn, DelegateErrorKind, Event, Lease, Limits, OpError, Outcome, SubmitErrorKind, Submitter, TimerId};
 
 use crate::connects::Connect;
+use crate::doors::Door;
 use crate::foreign::Who;
 use crate::model::{Kind, Line, Op, Ticket, Times, Verb, input};
 use crate::ops::{self, Spec};
@@ -26,21 +23,15 @@ struct Alarm {
     cancelled: bool,
 }
 
-#[derive(Debug)]
-pub(crate) struct Door {
-    /// `None` once it was dropped.
-    pub(crate) handle: Option<Listener<Ticket>>,
-    pub(crate) id: ListenerId,
-    pub(crate) addr: SocketAddr,
-    pub(crate) ended: bool,
-}
-
 pub(crate) struct Floor {
     pub(crate) world: World,
     submitter: Option<Submitter<Ticket>>,
     /// The loop is embedded: its thread is the script's.
     pub(crate) local: bool,
     pub(crate) limits: Limits,
+    /// The largest that the limits on operations and sessions ever were.
+    pub(crate) most_ops: usize,
+    pub(crate) most_sessions: usize,
     pub(crate) dice: Dice,
     pub(crate) lines: Vec<Line>,
     pub(crate) doors: Vec<Door>,
@@ -77,6 +68,8 @@ impl Floor {
             world,
             submitter: Some(submitter),
             local,
+            most_ops: limits.ops,
+            most_sessions: limits.sessions,
             limits,
             dice,
             lines: Vec::new(),
@@ -226,6 +219,17 @@ impl Floor {
         }
     }
 
+    /// Other limits, while it runs.
+    pub(crate) fn set_limits(&mut self, who: Who<'_>, mut limits: Limits) {
+        (limits.ring_slots, limits.arena) = (self.limits.ring_slots, self.limits.arena);
+        let (submitter, new) = (self.submitter().clone(), limits.clone());
+        who.run_whole(move || submitter.set_limits(new)).expect("good limits, and the fixed ones as they were");
+        self.most_ops = self.most_ops.max(limits.ops);
+        self.most_sessions = self.most_sessions.max(limits.sessions);
+        self.limits = limits;
+        self.owes_wake = true;
+    }
+
     // --- connections ---
 
     /// Of what is not a stream nothing was read before.
@@ -273,28 +277,6 @@ impl Floor {
                 kind => panic!("{kind:?}"),
             },
         }
-    }
-
-    pub(crate) fn listen(&mut self, who: Who<'_>) {
-        let Some(who) = self.with_room(who) else { return };
-        let (socket, addr) = self.world.listener();
-        let submitter = self.submitter().clone();
-        match who.run_whole(move || submitter.listen(socket)) {
-            Ok(handle) => {
-                self.handed_in(who, None);
-                let id = handle.id();
-                self.doors.push(Door { handle: Some(handle), id, addr, ended: false });
-            }
-            Err(error) => assert!(self.shut_down && matches!(error.kind, DelegateErrorKind::Closed)),
-        }
-    }
-
-    /// Somebody connects to a listener.
-    pub(crate) fn knock(&mut self, door: usize) {
-        let Ok(peer) = self.world.connect(self.doors[door].addr) else { return };
-        let mut line = Line::new(self.lines.len(), Kind::Tcp, peer);
-        (line.listener, line.accepted) = (Some(door), false);
-        self.lines.push(line);
     }
 
     // --- submissions ---
@@ -429,13 +411,7 @@ impl Floor {
         match event {
             Event::Done { conn, context, outcome } => self.on_done(conn, &context, outcome),
             Event::Accepted { conn, peer, listener } => self.on_accepted(conn, peer, listener),
-            Event::ListenerEnded { listener, error } => {
-                let refusals = self.happened(&[Fault::NotRegistered]);
-                let door = self.doors.iter_mut().find(|door| door.id == listener).expect("a listener of ours");
-                assert!(!std::mem::replace(&mut door.ended, true), "a listener ends once");
-                let right = if error.is_some() { refusals } else { self.shut_down || door.handle.is_none() };
-                assert!(right, "a listener ended: {error:?}");
-            }
+            Event::ListenerEnded { listener, error } => self.on_listener_ended(listener, error.as_ref()),
             Event::Posted(context) => self.posts.remove(&context.id).expect("a post completes once"),
             Event::Timer { context, result } => {
                 let alarm = self.alarms.remove(&context.id).expect("a timer completes once");
@@ -498,18 +474,6 @@ impl Floor {
             self.owes_turn = true;
         } else {
             self.owes_wake = true;
-        }
-    }
-
-    fn on_accepted(&mut self, conn: Conn<Ticket>, peer: Option<SocketAddr>, listener: ListenerId) {
-        let door = self.doors.iter().position(|door| door.id == listener).expect("a listener of ours");
-        assert!(!self.doors[door].ended, "a connection behind the end of its listener");
-        let from = |line: &&mut Line| line.peer.as_ref().is_some_and(|own| own.local_addr() == peer);
-        // Its peer may be gone by now.
-        let Some(line) = self.lines.iter_mut().find(from) else { return };
-        assert!(line.listener == Some(door) && !std::mem::replace(&mut line.accepted, true), "accepted twice");
-        if !self.calm {
-            line.handles.push(conn);
         }
     }
 }

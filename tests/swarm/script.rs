@@ -51,10 +51,11 @@ enum Act {
     /// The consumer leaves, or comes back.
     Leave,
     Resume,
+    SetLimits,
     Shutdown,
 }
 
-const ACTS: [(Act, usize); 36] = [
+const ACTS: [(Act, usize); 37] = [
     (Act::Delegate, 8),
     (Act::DelegateAgain, 4),
     (Act::Listen, 2),
@@ -90,6 +91,7 @@ const ACTS: [(Act, usize); 36] = [
     (Act::Lull, 1),
     (Act::Leave, 6),
     (Act::Resume, 12),
+    (Act::SetLimits, 1),
     (Act::Shutdown, 1),
 ];
 
@@ -327,6 +329,10 @@ impl<'f> Swarm<'f> {
             Act::Lull => self.turns_until_quiet(),
             Act::Leave => self.leave(),
             Act::Resume => self.resume(false),
+            Act::SetLimits => {
+                let limits = random_limits(&mut floor.dice);
+                floor.set_limits(who, limits);
+            }
             Act::Shutdown => {
                 // In one run of a few.
                 if floor.dice.roll(8) == 0 {
