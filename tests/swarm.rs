@@ -10,6 +10,7 @@
 //! | bytes, order, outcomes | at every event | `swarm/model.rs` |
 //! | each completion once, refusals | at every event | `swarm/floor.rs`, `swarm/doors.rs`, `swarm/connects.rs` |
 //! | limits, asleep only without work, a cause for each wake | at every turn | `swarm/drive.rs` |
+//! | everybody with work is served | at every turn of a good world | `swarm/fairness.rs` |
 //! | nobody forgotten, idle means asleep, nothing left | at rest, at the end | `swarm/calm.rs` |
 //!
 //! | variable | |
@@ -31,6 +32,8 @@ mod connects;
 mod doors;
 #[path = "swarm/drive.rs"]
 mod drive;
+#[path = "swarm/fairness.rs"]
+mod fairness;
 #[path = "swarm/floor.rs"]
 mod floor;
 #[path = "swarm/foreign.rs"]

@@ -126,14 +126,18 @@ impl Swarm<'_> {
     // --- embedded ---
 
     fn embedded_turn(&mut self, time: Option<Duration>, most: usize) {
-        let before = self.turns();
+        let (before, events, due) = (self.turns(), self.floor.events, self.served.before(&self.floor));
         let Some(Drive::Embedded(watcher)) = &mut self.drive else { return };
         let batch = watcher.turn(time);
-        if self.floor.submitter().counters().turns > before {
+        let passes = self.floor.submitter().counters().turns - before;
+        if passes > 0 {
             self.floor.taken_up();
         }
         let look = take(batch, &mut self.floor, most);
         self.looked(look);
+        if !self.left {
+            self.served.after(&self.floor, due, passes, self.floor.events - events);
+        }
     }
 
     /// If the loop may sleep, there is nothing for it to do.

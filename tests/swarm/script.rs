@@ -7,6 +7,7 @@ use gaio::sim::{Config, Dice, Fault, Faults, World};
 use gaio::{Limits, Options};
 
 use crate::drive::Drive;
+use crate::fairness::Served;
 use crate::floor::Floor;
 use crate::foreign::{Foreign, Who};
 use crate::model::Kind;
@@ -101,6 +102,7 @@ pub(crate) struct Swarm<'f> {
     /// The last batch was left before its end.
     pub(crate) left: bool,
     pub(crate) over: bool,
+    pub(crate) served: Served,
     /// Other threads that submit.
     foreign: &'f [Foreign],
     /// How much may be in one operation.
@@ -108,17 +110,19 @@ pub(crate) struct Swarm<'f> {
     weights: Vec<usize>,
 }
 
-fn random_faults(dice: &mut Dice) -> Faults {
+/// And whether there are any.
+fn random_faults(dice: &mut Dice) -> (Faults, bool) {
     let mut faults = Faults::seeded(dice.next());
     // One world in four is a good one.
-    if dice.roll(4) > 0 {
+    let any = dice.roll(4) > 0;
+    if any {
         for fault in Fault::ALL {
             let of_1024 = [0, 0, 4, 32, 256][dice.roll(5)];
             let rare = matches!(fault, Fault::Reset | Fault::ResetBehindData);
             faults = faults.with(fault, if rare { of_1024.min(32) } else { of_1024 });
         }
     }
-    faults
+    (faults, any)
 }
 
 fn random_limits(dice: &mut Dice) -> Limits {
@@ -170,7 +174,7 @@ impl<'f> Swarm<'f> {
         let mut dice = Dice::new(seed);
         let buffer = if dice.roll(2) == 0 { 1 + dice.roll(100) } else { 4_096 + dice.roll(60_000) };
         let pending_first = dice.roll(6) == 0;
-        let faults = random_faults(&mut dice);
+        let (faults, any) = random_faults(&mut dice);
         let world = World::enter();
         let mut config = Config::default();
         (config.buffer, config.pending_first, config.alone) = (buffer, pending_first, true);
@@ -188,7 +192,9 @@ impl<'f> Swarm<'f> {
         let weights = ACTS.map(|(_, weight)| weight * [0, 1, 1, 1, 3][dice.roll(5)]).to_vec();
         let local = matches!(drive, Drive::Embedded(_));
         let floor = Floor::new(world, submitter, local, limits, dice);
-        Self { floor, drive: Some(drive), left: false, over: false, foreign, most, weights }
+        let mut served = Served::default();
+        served.possible = !any && !pending_first && most < 100;
+        Self { floor, drive: Some(drive), left: false, over: false, served, foreign, most, weights }
     }
 
     /// All of it. Panics if something is not as it must be.
