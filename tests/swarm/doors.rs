@@ -33,6 +33,8 @@ impl Floor {
         let Some(who) = self.with_room(who) else { return };
         let (socket, at) = if self.dice.roll(3) == 0 {
             let path = PathBuf::from(format!("/door-{}", self.doors.len()));
+            // One that was refused may have had it before.
+            self.world.unlink(&path);
             (self.world.unix_listener(&path).expect("a path of its own"), At::Path(path))
         } else {
             let (socket, addr) = self.world.listener();

@@ -18,7 +18,7 @@ use crate::script::Swarm;
 const ENDLESS: usize = 100_000;
 
 pub(crate) enum Drive {
-    Embedded(EmbeddedWatcher<Ticket>),
+    Embedded(Box<EmbeddedWatcher<Ticket>>),
     Spawned(Spawned),
 }
 
@@ -36,7 +36,7 @@ impl Drive {
     pub(crate) fn new(world: &World, options: Options, dice: &mut Dice) -> (Self, Submitter<Ticket>) {
         if dice.roll(5) > 1 {
             let (watcher, submitter) = EmbeddedWatcher::new_for(options).expect("good limits, and descriptors");
-            return (Self::Embedded(watcher), submitter);
+            return (Self::Embedded(Box::new(watcher)), submitter);
         }
         world.hold();
         let (mut watcher, submitter) = Watcher::spawn_for(options).expect("good limits, and descriptors");
