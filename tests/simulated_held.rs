@@ -8,19 +8,23 @@ use std::thread;
 use std::time::Duration;
 
 use gaio::sim::{Clock, Config, Fault, Faults, Rest, World, stall_next_push, stall_no_push};
-use gaio::{EmbeddedWatcher, Event, NextTurn, Options, Submitter, WaitError, Watcher};
+use gaio::{EmbeddedWatcher, Event, Limits, NextTurn, Options, SubmitErrorKind, Submitter, WaitError, Watcher};
 
 /// More turns than any of it takes.
 const MANY: usize = 100;
 
 fn held() -> (World, Watcher<u32>, Submitter<u32>) {
+    held_with(Limits::default())
+}
+
+fn held_with(limits: Limits) -> (World, Watcher<u32>, Submitter<u32>) {
     let world = World::enter_with({
         let mut config = Config::default();
         config.clock = Clock::Manual;
         config
     });
     world.hold();
-    let (watcher, submitter) = Watcher::spawn_for(Options::default()).unwrap();
+    let (watcher, submitter) = Watcher::spawn_for(Options::default().limits(limits)).unwrap();
     (world, watcher, submitter)
 }
 
@@ -105,6 +109,32 @@ fn it_can_be_held_in_the_middle_of_a_turn() {
         assert_eq!(world.go_on(MANY), Rest::Asleep(None));
     }
     assert!(got.iter().copied().eq(1..=stops), "none is lost: {got:?} of {stops}");
+    world.let_go();
+}
+
+/// The batch is full in the middle of a turn, and taken there.
+#[test]
+fn bytes_whose_write_is_told_as_done_are_not_queued_any_more() {
+    let mut limits = Limits::default();
+    (limits.batch, limits.write_bytes) = (1, 10);
+    let (world, mut watcher, submitter) = held_with(limits);
+    let ((one, _peer), (other, other_peer)) = (world.pair(), world.pair());
+    let (one, other) = (submitter.delegate(one).unwrap(), submitter.delegate(other).unwrap());
+    other_peer.send(b"text").unwrap();
+    other.readable().submit_with(0).unwrap();
+    assert_eq!(world.go_on(MANY), Rest::Asleep(None));
+    assert_eq!(watcher.try_wait().unwrap().count(), 1);
+    one.write(b"0123456789").submit_with(1).unwrap();
+    assert_eq!(one.write(b"x").submit_with(2).unwrap_err().kind, SubmitErrorKind::TooMany);
+    other.read_leased().submit_with(3).unwrap();
+    world.configure(|config| config.faults = Faults::default().with(Fault::Preempted, 1_024));
+    loop {
+        assert_eq!(world.go_on(MANY), Rest::Within, "the turn goes on with the read");
+        if let Some(Event::Done { context: 1, .. }) = watcher.try_wait().unwrap().next() {
+            break;
+        }
+    }
+    one.write(b"0123456789").submit_with(4).unwrap();
     world.let_go();
 }
 
