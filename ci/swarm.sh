@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # So many random scripts on the simulated system, of each kind: prints seeds per second, and each kind of fault that happened
-# with its number. Fails if a script fails, after all the others were run, and if some kind of fault never happened.
+# with its number. Fails if a script fails, after the others were run (or ten have failed), and if some kind of fault never
+# happened.
 #
 #   ci/swarm.sh 1000000                     seeds 0 to 999 999
 #   ci/swarm.sh 1000000 5000000             as many, from 5 000 000 on

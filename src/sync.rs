@@ -64,6 +64,8 @@ mod imp {
 
 #[cfg(loom)]
 mod probed;
+#[cfg(gaio_sim)]
+pub(crate) mod stall;
 
 #[cfg(loom)]
 mod imp {

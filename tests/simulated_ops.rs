@@ -473,6 +473,8 @@ impl Drop for Bomb {
 fn a_panic_in_the_drop_of_what_came_with_a_socket() {
     for ending in ["read", "release", "close", "last handle", "refused by a loop that fails"] {
         let world = World::enter();
+        // It is to fail when everything has been submitted, and not before.
+        world.hold();
         let dropped = Arc::new(AtomicUsize::new(0));
         let (mut watcher, submitter) = Watcher::<u32>::spawn_for(Options::default()).unwrap();
         let bomb = || Bytes::from_owner(Bomb(dropped.clone()));
@@ -500,12 +502,12 @@ fn a_panic_in_the_drop_of_what_came_with_a_socket() {
                 conn.release().submit_with(1).unwrap();
                 for _ in 0..3 {
                     let (socket, _) = world.pair();
-                    if submitter.delegate_with(socket, bomb()).is_ok() {
-                        bombs += 1;
-                    }
+                    drop(submitter.delegate_with(socket, bomb()).unwrap());
+                    bombs += 1;
                 }
             }
         }
+        world.let_go();
         let mut got = Vec::new();
         let end = loop {
             match watcher.wait() {

@@ -176,6 +176,13 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
         self.event_loop.core.selector().until_readable();
     }
 
+    /// Is the descriptor readable, on the simulated system?
+    #[cfg(gaio_sim)]
+    #[must_use]
+    pub fn is_readable(&self) -> bool {
+        self.event_loop.core.selector().is_readable()
+    }
+
     fn has_output(&mut self) -> bool {
         let buffer = self.event_loop.face.outbox.filling();
         !buffer.is_empty() || buffer.end.is_some()

@@ -159,7 +159,7 @@ impl<C> Proactor<C> {
                 return Tried::Gone;
             }
         }
-        self.written += len as u64;
+        self.outbox.written += len as u64;
         turn.budget.ops = turn.budget.ops.saturating_sub(1);
         // The user's code, if it is the owner of `Bytes` that is dropped here. Before the count: a panic leaves it queued.
         if let Some(spent) = pending.body.become_read() {

@@ -130,7 +130,7 @@ fn assemble<C>(options: &Options, publisher: Option<Publisher<Buffer<C>>>) -> io
     let counters = Arc::new(Counters::default());
     let core = event_loop::Core::new(selector, limits.clone(), counters.clone())?;
     let shared = Arc::new(Shared::new(limits, Inbox::new(producer, raiser, waker, counters.clone()), counters));
-    let outbox = Outbox::new(buffer(options), publisher, &core.limits, shared.counters.clone());
+    let outbox = Outbox::new(buffer(options), publisher, &core.limits, shared.clone());
     let face = Proactor::new(shared.clone(), consumer, outbox);
     Ok(Parts { shared, event_loop: EventLoop::new(core, face, keeper) })
 }

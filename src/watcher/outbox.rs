@@ -8,11 +8,12 @@
 //! Full is not busy: the loop parks, and the take that empties the cell raises the gate. What may pile up in a batch
 //! that cannot be handed over (the residue) is bounded by what may be in flight (G3), and by the listeners' credit.
 
-use crate::event_loop::counters::{Counters, count};
+use crate::event_loop::counters::count;
 use crate::handoff::{Published, Publisher};
 use crate::limits::Limits;
 use crate::sync::Arc;
 use crate::watcher::batch::Buffer;
+use crate::watcher::shared::Shared;
 
 #[derive(Debug)]
 pub(crate) struct Outbox<C> {
@@ -25,10 +26,12 @@ pub(crate) struct Outbox<C> {
     ended: bool,
     /// A consumer that waited was woken since this was last asked.
     woken: bool,
+    /// Bytes of payloads dealt with since the last hand-over. From then on they no longer count.
+    pub(crate) written: u64,
     cap: usize,
     cap_bytes: usize,
     credit: usize,
-    counters: Arc<Counters>,
+    shared: Arc<Shared<C>>,
 }
 
 impl<C> Outbox<C> {
@@ -36,7 +39,7 @@ impl<C> Outbox<C> {
         filling: Buffer<C>,
         publisher: Option<Publisher<Buffer<C>>>,
         limits: &Limits,
-        counters: Arc<Counters>,
+        shared: Arc<Shared<C>>,
     ) -> Self {
         Self {
             filling,
@@ -44,10 +47,11 @@ impl<C> Outbox<C> {
             in_cell: 0,
             ended: false,
             woken: false,
+            written: 0,
             cap: limits.batch,
             cap_bytes: limits.batch_bytes,
             credit: limits.listen_credit,
-            counters,
+            shared,
         }
     }
 
@@ -84,9 +88,11 @@ impl<C> Outbox<C> {
         let Some(publisher) = &mut self.publisher else { return false };
         let Buffer { accepted, ops, end, .. } = self.filling;
         if !publisher.is_taken() {
-            count(&self.counters.residues);
+            count(&self.shared.counters.residues);
             return false;
         }
+        // Before: whoever is told that a write is done may submit one that has no room beside it.
+        self.shared.in_flight.written(std::mem::take(&mut self.written));
         std::mem::swap(publisher.filling(), &mut self.filling);
         let published = publisher.publish();
         std::mem::swap(publisher.filling(), &mut self.filling);
@@ -95,12 +101,13 @@ impl<C> Outbox<C> {
         self.in_cell = accepted;
         self.ended |= end.is_some();
         self.woken |= publisher.has_woken();
-        self.counters.batch(ops);
+        self.shared.counters.batch(ops);
         true
     }
 
     /// The end of a turn.
     pub(crate) fn publish(&mut self) {
+        self.shared.in_flight.written(std::mem::take(&mut self.written));
         let (ops, end) = (self.filling.ops, self.filling.end.is_some());
         if self.filling.is_empty() && !end {
             return;
@@ -109,7 +116,7 @@ impl<C> Outbox<C> {
             self.hand_over();
         } else {
             self.ended |= end;
-            self.counters.batch(ops);
+            self.shared.counters.batch(ops);
         }
     }
 

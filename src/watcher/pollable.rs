@@ -33,6 +33,13 @@ impl Pollable {
     pub fn until_readable(&self) {
         self.0.until_readable();
     }
+
+    /// Is it readable, on the simulated system?
+    #[cfg(gaio_sim)]
+    #[must_use]
+    pub fn is_readable(&self) -> bool {
+        self.0.is_readable()
+    }
 }
 
 impl<C: Send + 'static> Watcher<C> {

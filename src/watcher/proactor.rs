@@ -57,8 +57,6 @@ pub(crate) struct Proactor<C> {
     pub(crate) stash: Stash,
     /// Sessions with a pooled read that found no room.
     starved: Vec<Key>,
-    /// Bytes of payloads dealt with in this turn.
-    pub(crate) written: u64,
     /// Sessions whose graceful close is under way, by token: its time bound, and the timer.
     pub(crate) closing: HashMap<u64, (u64, Armed)>,
     /// Bytes that came with a socket and were not read yet, by token.
@@ -83,7 +81,6 @@ impl<C> Proactor<C> {
             outbox,
             stash: Stash::new(shared.pool.clone()),
             starved: Vec::new(),
-            written: 0,
             closing: HashMap::new(),
             leftovers: HashMap::new(),
             unread: Vec::new(),
@@ -114,7 +111,7 @@ impl<C> Proactor<C> {
         let Pending { conn, context, body, done, .. } = pending;
         let half = if body.goes_out() { Half::Write } else { Half::Read };
         if half == Half::Write {
-            self.written += body.len() as u64;
+            self.outbox.written += body.len() as u64;
         }
         let failure = Failure { error, half, transferred: done, buffer: body.into_payload() };
         self.complete(conn, context, Stored::Failed(Box::new(failure)));
@@ -342,7 +339,6 @@ impl<C> event_loop::Face for Proactor<C> {
     fn publish(&mut self, core: &mut Core) -> bool {
         self.advance_ending(core);
         self.drop_unread();
-        self.shared.in_flight.written(std::mem::take(&mut self.written));
         self.outbox.publish();
         if self.ending == Ending::Last && self.outbox.has_ended() {
             self.ending = Ending::Gone;

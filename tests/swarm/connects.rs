@@ -1,18 +1,21 @@
 //! Connects: to a remote of the script's, to a listener of the loop's own, to nobody, to several of these at once.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use gaio::sim::{Fault, Remote};
-use gaio::{Conn, ConnectError, ConnectId, OpError, SubmitErrorKind};
+use gaio::{Conn, ConnectError, ConnectId, Destination, OpError, SubmitErrorKind};
 
+use crate::doors::{At, Door};
 use crate::floor::Floor;
-use crate::foreign::Foreign;
-use crate::model::{Line, Ticket};
+use crate::foreign::Who;
+use crate::model::{Kind, Line, Ticket};
 
 /// A connect that was accepted, until it completes.
 #[derive(Debug)]
 pub(crate) struct Connect {
+    /// None of a path.
     pub(crate) addrs: Vec<SocketAddr>,
     pub(crate) deadline: Option<Duration>,
     name: Option<ConnectId>,
@@ -24,10 +27,10 @@ impl Floor {
         let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
         match self.dice.roll(6) {
             0 => nobody,
-            1 if !self.doors.is_empty() => {
-                let door = self.dice.roll(self.doors.len());
-                self.doors[door].addr
-            }
+            1 => match self.some_door() {
+                Some(At::Addr(addr)) => addr,
+                _ => nobody,
+            },
             _ => {
                 if self.remotes.len() < 2 {
                     self.remotes.push(self.world.remote());
@@ -38,13 +41,31 @@ impl Floor {
         }
     }
 
-    pub(crate) fn connect(&mut self, foreign: Option<&Foreign>) {
+    fn some_door(&mut self) -> Option<At> {
+        let doors = self.doors.len();
+        (doors > 0).then(|| self.doors[self.dice.roll(doors)].at.clone())
+    }
+
+    /// To several addresses, or to a path.
+    fn destination(&mut self) -> (Destination, Vec<SocketAddr>) {
+        if self.dice.roll(6) == 0 {
+            let Some(At::Path(path)) = self.some_door() else { return (Path::new("/nobody").into(), Vec::new()) };
+            let is_it = |door: &&mut Door| matches!(&door.at, At::Path(own) if *own == path);
+            self.doors.iter_mut().filter(is_it).for_each(|door| door.blurred = true);
+            return (path.into(), Vec::new());
+        }
         let addrs: Vec<_> = (0..1 + self.dice.roll(3)).map(|_| self.some_addr()).collect();
+        (addrs.clone().into(), addrs)
+    }
+
+    pub(crate) fn connect(&mut self, who: Who<'_>) {
+        let Some(who) = self.with_room(who) else { return };
+        let (to, addrs) = self.destination();
         let within = (self.dice.roll(2) == 0).then(|| Duration::from_micros(self.dice.roll(4_000_000) as u64));
         let stagger = (self.dice.roll(2) == 0).then(|| Duration::from_micros(self.dice.roll(500_000) as u64));
-        let named = self.dice.roll(3) == 0;
+        let named = self.dice.roll(3) == 0 && !matches!(who, Who::Stalls(_));
         let (ticket, submitter) = (self.ticket(), self.submitter().clone());
-        let (id, to) = (ticket.id, addrs.clone());
+        let id = ticket.id;
         let job = move || {
             let mut connect = submitter.connect(to);
             if let Some(time) = within {
@@ -60,14 +81,11 @@ impl Floor {
             }
             connect.submit_with(ticket).map(|()| name)
         };
-        let foreign = foreign.filter(|_| !self.may_be_full());
-        let answer = match foreign {
-            Some(foreign) => foreign.run(job),
-            None => job(),
-        };
+        let answer = who.run(job);
         self.say(|| format!("{id} connects to {addrs:?}"));
-        match answer {
+        match self.accepted(who, None, answer) {
             Ok(name) => {
+                let name = name.flatten();
                 let deadline = within.map(|time| self.world.now() + time);
                 self.connects.insert(id, Connect { addrs, deadline, name, cancelled: false });
             }
@@ -79,12 +97,16 @@ impl Floor {
         }
     }
 
-    pub(crate) fn cancel_connect(&mut self) {
+    pub(crate) fn cancel_connect(&mut self, who: Who<'_>) {
+        let Some(who) = self.with_room(who) else { return };
         let named: Vec<usize> = self.connects.iter().filter(|(_, c)| c.name.is_some()).map(|(id, _)| *id).collect();
         let Some(id) = self.pick(&named) else { return };
         let Some(name) = self.connects[&id].name else { return };
-        let cancelled = self.submitter().cancel_connect(name).is_ok();
-        self.connects.get_mut(&id).expect("it was in the list").cancelled |= cancelled;
+        let submitter = self.submitter().clone();
+        if who.run_whole(move || submitter.cancel_connect(name)).is_ok() {
+            self.connects.get_mut(&id).expect("it was in the list").cancelled = true;
+            self.handed_in(who, None);
+        }
     }
 
     /// Answers who waits at a remote, in some way.
@@ -95,7 +117,7 @@ impl Floor {
             1 if !self.calm => attempt.fail(std::io::ErrorKind::TimedOut),
             2 if !self.calm => drop(attempt),
             _ => {
-                let mut line = Line::new(self.lines.len(), false, attempt.accept());
+                let mut line = Line::new(self.lines.len(), Kind::Tcp, attempt.accept());
                 line.accepted = false;
                 self.lines.push(line);
             }
@@ -119,7 +141,9 @@ impl Floor {
                 return;
             }
         };
-        let peer = conn.peer_addr().expect("a TCP connection has one");
+        let Some(peer) = conn.peer_addr() else {
+            return assert!(connect.addrs.is_empty(), "a TCP connection has an address");
+        };
         assert!(connect.addrs.contains(&peer), "somebody else was connected to");
         let ours = |line: &&mut Line| line.peer.as_ref().is_some_and(|peer| peer.peer_addr() == conn.local_addr());
         // It leads to a listener of our own, or the peer is gone.
@@ -136,6 +160,6 @@ impl Floor {
             let never = self.happened(&[Fault::ConnectNever]) || !self.remotes.is_empty();
             assert!(connect.deadline.is_none() && never, "a connect never ends: {connect:?}");
         }
-        self.connects.values().map(|connect| connect.addrs.len()).sum()
+        self.connects.values().map(|connect| connect.addrs.len().max(1)).sum()
     }
 }

@@ -1,21 +1,18 @@
 //! Everything around the loop: connections, listeners, timers, what is in flight, and what each event must be.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use bytes::Bytes;
 use gaio::sim::{Dice, Fault, Remote, Socket, World};
-use gaio::{
-    Conn, DelegateErrorKind, Event, Lease, Limits, Listener, ListenerId, OpError, Outcome, SubmitErrorKind, Submitter,
-    TimerId,
-};
+use gaio::{Conn, DelegateErrorKind, Event, Lease, Limits, OpError, Outcome, SubmitErrorKind, Submitter, TimerId};
 
 use crate::connects::Connect;
-use crate::foreign::Foreign;
-use crate::model::{Line, Op, Ticket, Times, input};
+use crate::doors::Door;
+use crate::foreign::Who;
+use crate::model::{Kind, Line, Op, Ticket, Times, Verb, input};
 use crate::ops::{self, Spec};
 
 /// A timer that was accepted.
@@ -26,19 +23,15 @@ struct Alarm {
     cancelled: bool,
 }
 
-#[derive(Debug)]
-pub(crate) struct Door {
-    /// `None` once it was dropped.
-    pub(crate) handle: Option<Listener<Ticket>>,
-    pub(crate) id: ListenerId,
-    pub(crate) addr: SocketAddr,
-    pub(crate) ended: bool,
-}
-
 pub(crate) struct Floor {
     pub(crate) world: World,
     submitter: Option<Submitter<Ticket>>,
+    /// The loop is embedded: its thread is the script's.
+    pub(crate) local: bool,
     pub(crate) limits: Limits,
+    /// The largest that the limits on operations and sessions ever were.
+    pub(crate) most_ops: usize,
+    pub(crate) most_sessions: usize,
     pub(crate) dice: Dice,
     pub(crate) lines: Vec<Line>,
     pub(crate) doors: Vec<Door>,
@@ -55,14 +48,28 @@ pub(crate) struct Floor {
     pub(crate) leases: Vec<Lease>,
     /// Handed out so far.
     pub(crate) events: usize,
+    /// Submissions in the ring, at most.
+    pub(crate) in_ring: usize,
+    /// Pushes that stand still.
+    pub(crate) stalls: usize,
+    /// Connections with something in the ring behind them. What the loop's own thread submits may overtake that.
+    held_up: BTreeSet<usize>,
+    /// Something was handed in on the loop's thread since the last turn; by others.
+    pub(crate) owes_turn: bool,
+    pub(crate) owes_wake: bool,
+    /// What other threads did to the loop: how often each.
+    pub(crate) tally: BTreeMap<&'static str, u64>,
     traced: bool,
 }
 
 impl Floor {
-    pub(crate) fn new(world: World, submitter: Submitter<Ticket>, limits: Limits, dice: Dice) -> Self {
+    pub(crate) fn new(world: World, submitter: Submitter<Ticket>, local: bool, limits: Limits, dice: Dice) -> Self {
         Self {
             world,
             submitter: Some(submitter),
+            local,
+            most_ops: limits.ops,
+            most_sessions: limits.sessions,
             limits,
             dice,
             lines: Vec::new(),
@@ -78,6 +85,12 @@ impl Floor {
             calm: false,
             leases: Vec::new(),
             events: 0,
+            in_ring: 0,
+            stalls: 0,
+            held_up: BTreeSet::new(),
+            owes_turn: false,
+            owes_wake: false,
+            tally: BTreeMap::new(),
             traced: std::env::var_os("GAIO_SIM_TRACE").is_some(),
         }
     }
@@ -110,10 +123,14 @@ impl Floor {
     }
 
     pub(crate) fn happened(&self, faults: &[Fault]) -> bool {
-        self.world.faults().iter().any(|(fault, times)| *times > 0 && faults.contains(fault))
+        faults.iter().any(|fault| self.times(*fault) > 0)
     }
 
-    fn times(&self) -> Times {
+    pub(crate) fn times(&self, fault: Fault) -> u64 {
+        self.world.faults()[fault as usize].1
+    }
+
+    fn history(&self) -> Times {
         Times {
             now: self.world.now(),
             shut_down: self.shut_down,
@@ -135,32 +152,123 @@ impl Floor {
         self.posts.is_empty()
     }
 
+    pub(crate) fn count(&mut self, kind: &'static str, times: u64) {
+        *self.tally.entry(kind).or_insert(0) += times;
+    }
+
+    // --- the way in ---
+
+    /// Does what it hands in take the local queue?
+    pub(crate) const fn is_local(&self, who: Who<'_>) -> bool {
+        self.local && matches!(who, Who::Script)
+    }
+
+    /// Who may submit without waiting for room: nobody would make any meanwhile.
+    pub(crate) fn with_room<'f>(&self, who: Who<'f>) -> Option<Who<'f>> {
+        if self.is_local(who) || self.in_ring < self.limits.ring_slots {
+            return Some(who);
+        }
+        self.local.then_some(Who::Script)
+    }
+
+    /// The loop was given something.
+    pub(crate) fn handed_in(&mut self, who: Who<'_>, line: Option<usize>) {
+        self.say(|| format!("handed in: {}", if self.is_local(who) { "here" } else { "through the ring" }));
+        if self.is_local(who) {
+            self.owes_turn = true;
+            return;
+        }
+        self.in_ring += 1;
+        if self.stalls > 0 {
+            self.held_up.extend(line);
+        } else {
+            self.owes_wake = true;
+        }
+    }
+
+    /// The same, with what came of it. A push that stands still has succeeded.
+    pub(crate) fn accepted<T, E>(
+        &mut self,
+        who: Who<'_>,
+        line: Option<usize>,
+        answer: Option<Result<T, E>>,
+    ) -> Result<Option<T>, E> {
+        if answer.is_none() {
+            self.stalls += 1;
+            self.count("StalledProducer", 1);
+        }
+        let answer = answer.transpose()?;
+        self.handed_in(who, line);
+        Ok(answer)
+    }
+
+    /// One that stood still has gone on.
+    pub(crate) fn resumed(&mut self) {
+        self.stalls -= 1;
+        self.owes_wake = true;
+        if self.stalls == 0 {
+            self.held_up.clear();
+        }
+    }
+
+    /// The loop has taken up all that was there when this turn began.
+    pub(crate) fn taken_up(&mut self) {
+        (self.owes_turn, self.owes_wake) = (false, false);
+        if self.stalls == 0 {
+            self.in_ring = 0;
+        }
+    }
+
+    /// Other limits, while it runs.
+    pub(crate) fn set_limits(&mut self, who: Who<'_>, mut limits: Limits) {
+        (limits.ring_slots, limits.arena) = (self.limits.ring_slots, self.limits.arena);
+        let (submitter, new) = (self.submitter().clone(), limits.clone());
+        who.run_whole(move || submitter.set_limits(new)).expect("good limits, and the fixed ones as they were");
+        self.most_ops = self.most_ops.max(limits.ops);
+        self.most_sessions = self.most_sessions.max(limits.sessions);
+        self.limits = limits;
+        self.owes_wake = true;
+    }
+
     // --- connections ---
 
-    pub(crate) fn delegate(&mut self, unix: bool, leftover: usize) {
-        let (socket, peer) = if unix { self.world.unix_pair() } else { self.world.pair() };
+    /// Of what is not a stream nothing was read before.
+    pub(crate) fn delegate(&mut self, who: Who<'_>, kind: Kind, leftover: usize) {
+        let Some(who) = self.with_room(who) else { return };
+        let (socket, peer) = match kind {
+            Kind::Tcp => self.world.pair(),
+            Kind::Unix => self.world.unix_pair(),
+            Kind::Udp => self.world.udp_pair(),
+            Kind::UnixDatagram => self.world.unix_datagram_pair(),
+        };
         let index = self.lines.len();
-        let mut line = Line::new(index, unix, peer);
+        let mut line = Line::new(index, kind, peer);
+        let leftover = if line.messages.is_some() { 0 } else { leftover };
         line.sent = leftover;
         self.lines.push(line);
         let leftover: Vec<u8> = (0..leftover).map(|at| input(index, at)).collect();
-        self.hand_over(index, socket, leftover.into());
+        self.hand_over(who, index, socket, leftover.into());
     }
 
-    pub(crate) fn delegate_again(&mut self, index: usize) {
+    pub(crate) fn delegate_again(&mut self, who: Who<'_>, index: usize) {
+        let Some(who) = self.with_room(who) else { return };
         let line = &mut self.lines[index];
         if line.outstanding > 0 {
             return;
         }
         if let Some((socket, leftover)) = line.detached.take() {
-            (line.over, line.ending, line.again) = (false, false, true);
-            self.hand_over(index, socket, leftover);
+            (line.over, line.ending, line.again) = (false, None, true);
+            self.hand_over(who, index, socket, leftover);
         }
     }
 
-    fn hand_over(&mut self, index: usize, socket: Socket, leftover: Bytes) {
-        match self.submitter().delegate_with(socket, leftover) {
-            Ok(conn) => self.lines[index].handles.push(conn),
+    fn hand_over(&mut self, who: Who<'_>, index: usize, socket: Socket, leftover: Bytes) {
+        let submitter = self.submitter().clone();
+        match who.run_whole(move || submitter.delegate_with(socket, leftover)) {
+            Ok(conn) => {
+                self.lines[index].handles.push(conn);
+                self.handed_in(who, Some(index));
+            }
             Err(error) => match error.kind {
                 DelegateErrorKind::Closed => assert!(self.shut_down),
                 DelegateErrorKind::TooMany => {
@@ -171,45 +279,30 @@ impl Floor {
         }
     }
 
-    pub(crate) fn listen(&mut self) {
-        let (socket, addr) = self.world.listener();
-        match self.submitter().listen(socket) {
-            Ok(handle) => {
-                let id = handle.id();
-                self.doors.push(Door { handle: Some(handle), id, addr, ended: false });
-            }
-            Err(error) => assert!(self.shut_down && matches!(error.kind, DelegateErrorKind::Closed)),
-        }
-    }
-
-    /// Somebody connects to a listener.
-    pub(crate) fn knock(&mut self, door: usize) {
-        let Ok(peer) = self.world.connect(self.doors[door].addr) else { return };
-        let mut line = Line::new(self.lines.len(), false, peer);
-        (line.listener, line.accepted) = (Some(door), false);
-        self.lines.push(line);
-    }
-
     // --- submissions ---
 
     /// Submits an operation on one of the line's handles, from the loop's thread or from another.
-    pub(crate) fn submit(&mut self, index: usize, handle: usize, spec: Spec, foreign: Option<&Foreign>) {
+    pub(crate) fn submit(&mut self, index: usize, handle: usize, spec: Spec, who: Who<'_>) {
         let Some(conn) = self.lines[index].handles.get(handle).cloned() else { return };
-        self.submit_on(index, conn, spec, foreign);
+        self.submit_on(index, conn, spec, who);
     }
 
-    pub(crate) fn submit_on(&mut self, index: usize, conn: Conn<Ticket>, spec: Spec, foreign: Option<&Foreign>) {
+    pub(crate) fn submit_on(&mut self, index: usize, conn: Conn<Ticket>, mut spec: Spec, who: Who<'_>) {
+        if self.is_local(who) && self.held_up.contains(&index) && !spec.verb().ends() {
+            return; // Whether it goes before or behind them would be nobody's promise.
+        }
+        spec.named &= !matches!(who, Who::Stalls(_));
         let (verb, bytes, identity) = (spec.verb(), spec.bytes(), spec.identity());
         let deadline = spec.within.map(|time| self.world.now() + time);
+        let of_streams = matches!(verb, Verb::Exact(_) | Verb::ShutDown);
         let ticket = self.ticket();
         let id = ticket.id;
         self.say(|| format!("line {index}: {id} is {verb:?}, {} bytes, until {deadline:?}", bytes.len()));
-        let answer = match foreign {
-            Some(foreign) => foreign.run(move || spec.submit(&conn, ticket)),
-            None => spec.submit(&conn, ticket),
-        };
-        match answer {
+        let answer = who.run(move || spec.submit(&conn, ticket));
+        match self.accepted(who, Some(index), answer) {
             Ok(name) => {
+                assert!(!of_streams || self.lines[index].messages.is_none(), "{verb:?} of messages");
+                let name = name.flatten();
                 let op = Op { line: index, verb, len: bytes.len(), deadline, name, cancelled: false, identity };
                 self.lines[index].submitted(id, verb, bytes);
                 self.ops.insert(id, op);
@@ -220,7 +313,8 @@ impl Floor {
                 assert!(identity.is_empty() || back == identity, "the buffer does not come back");
                 let right = match error.kind {
                     SubmitErrorKind::Closed => self.shut_down,
-                    SubmitErrorKind::Full => foreign.is_some(),
+                    SubmitErrorKind::Full => !self.is_local(who) && self.in_ring >= self.limits.ring_slots,
+                    SubmitErrorKind::NotAStream => of_streams && self.lines[index].messages.is_some(),
                     SubmitErrorKind::TooMany => !verb.ends() && self.is_at_a_limit(index),
                     _ => false,
                 };
@@ -236,37 +330,34 @@ impl Floor {
             || queued as u64 >= self.limits.write_bytes
     }
 
-    pub(crate) fn post(&mut self, foreign: Option<&Foreign>) {
+    pub(crate) fn post(&mut self, who: Who<'_>) {
+        let Some(who) = self.with_room(who) else { return };
         let ticket = self.ticket();
         let (id, submitter) = (ticket.id, self.submitter().clone());
-        let answer = match foreign {
-            Some(foreign) if !self.may_be_full() => foreign.run(move || submitter.post(ticket)),
-            _ => submitter.post(ticket),
-        };
-        match answer {
-            Ok(()) => drop(self.posts.insert(id, ())),
+        let answer = who.run(move || submitter.post(ticket));
+        match self.accepted(who, None, answer) {
+            Ok(_) => drop(self.posts.insert(id, ())),
             Err(error) => self.refused(error.kind),
         }
     }
 
-    pub(crate) fn timer(&mut self, time: Duration, named: bool) {
+    pub(crate) fn timer(&mut self, who: Who<'_>, time: Duration, named: bool) {
+        let Some(who) = self.with_room(who) else { return };
         let ticket = self.ticket();
-        let id = ticket.id;
-        let submitter = self.submitter().clone();
-        let (mut timer, mut name) = (submitter.timer(time), None);
-        if named {
-            let (with_name, given) = timer.named();
-            (timer, name) = (with_name, Some(given));
-        }
-        match timer.submit_with(ticket) {
-            Ok(()) => drop(self.alarms.insert(id, Alarm { at: self.world.now() + time, name, cancelled: false })),
+        let (id, at, submitter) = (ticket.id, self.world.now() + time, self.submitter().clone());
+        let named = named && !matches!(who, Who::Stalls(_));
+        let answer = who.run(move || {
+            let (mut timer, mut name) = (submitter.timer(time), None);
+            if named {
+                let (with_name, given) = timer.named();
+                (timer, name) = (with_name, Some(given));
+            }
+            timer.submit_with(ticket).map(|()| name)
+        });
+        match self.accepted(who, None, answer) {
+            Ok(name) => drop(self.alarms.insert(id, Alarm { at, name: name.flatten(), cancelled: false })),
             Err(error) => self.refused(error.kind),
         }
-    }
-
-    /// The ring, where a foreign submission would wait for room.
-    pub(crate) fn may_be_full(&self) -> bool {
-        self.outstanding() + 1 >= self.limits.ring_slots
     }
 
     /// May what belongs to no connection be refused?
@@ -283,20 +374,29 @@ impl Floor {
     }
 
     /// Cancels some operation of those that have a name.
-    pub(crate) fn cancel(&mut self) {
+    pub(crate) fn cancel(&mut self, who: Who<'_>) {
+        let Some(who) = self.with_room(who) else { return };
         let named: Vec<usize> = self.ops.iter().filter(|(_, op)| op.name.is_some()).map(|(id, _)| *id).collect();
         let Some(id) = self.pick(&named) else { return };
         let op = self.ops.get_mut(&id).expect("it was in the list");
-        let (Some(name), Some(conn)) = (op.name, self.lines[op.line].handles.first()) else { return };
-        op.cancelled |= conn.cancel(name).is_ok();
+        let (Some(name), Some(conn)) = (op.name, self.lines[op.line].handles.first().cloned()) else { return };
+        let line = op.line;
+        if who.run_whole(move || conn.cancel(name)).is_ok() {
+            op.cancelled = true;
+            self.handed_in(who, Some(line));
+        }
     }
 
-    pub(crate) fn cancel_timer(&mut self) {
+    pub(crate) fn cancel_timer(&mut self, who: Who<'_>) {
+        let Some(who) = self.with_room(who) else { return };
         let named: Vec<usize> = self.alarms.iter().filter(|(_, a)| a.name.is_some()).map(|(id, _)| *id).collect();
         let Some(id) = self.pick(&named) else { return };
         let Some(name) = self.alarms[&id].name else { return };
-        let cancelled = self.submitter().cancel_timer(name).is_ok();
-        self.alarms.get_mut(&id).expect("it was in the list").cancelled |= cancelled;
+        let submitter = self.submitter().clone();
+        if who.run_whole(move || submitter.cancel_timer(name)).is_ok() {
+            self.alarms.get_mut(&id).expect("it was in the list").cancelled = true;
+            self.handed_in(who, None);
+        }
     }
 
     pub(crate) fn pick<T: Copy>(&mut self, of: &[T]) -> Option<T> {
@@ -311,13 +411,7 @@ impl Floor {
         match event {
             Event::Done { conn, context, outcome } => self.on_done(conn, &context, outcome),
             Event::Accepted { conn, peer, listener } => self.on_accepted(conn, peer, listener),
-            Event::ListenerEnded { listener, error } => {
-                let refusals = self.happened(&[Fault::NotRegistered]);
-                let door = self.doors.iter_mut().find(|door| door.id == listener).expect("a listener of ours");
-                assert!(!std::mem::replace(&mut door.ended, true), "a listener ends once");
-                let right = if error.is_some() { refusals } else { self.shut_down || door.handle.is_none() };
-                assert!(right, "a listener ended: {error:?}");
-            }
+            Event::ListenerEnded { listener, error } => self.on_listener_ended(listener, error.as_ref()),
             Event::Posted(context) => self.posts.remove(&context.id).expect("a post completes once"),
             Event::Timer { context, result } => {
                 let alarm = self.alarms.remove(&context.id).expect("a timer completes once");
@@ -336,7 +430,7 @@ impl Floor {
 
     fn on_done(&mut self, conn: Conn<Ticket>, context: &Ticket, outcome: Outcome<'_>) {
         let op = self.ops.remove(&context.id).expect("an operation completes once");
-        let times = self.times();
+        let times = self.history();
         let line = &mut self.lines[op.line];
         line.completed(context.id, &op, &outcome, times);
         assert!(line.handles.iter().all(|handle| *handle == conn), "the handle of another connection");
@@ -346,39 +440,40 @@ impl Floor {
                 assert_eq!(detached.leftover, bytes);
                 line.handles.clear();
                 line.detached = Some((detached.socket, detached.leftover));
-                return;
+                drop(conn);
+                return self.dropped_one(Who::Script, op.line);
             }
-            Outcome::Leased(lease) if self.leases.len() < 4 => self.leases.push(lease),
+            Outcome::Leased(lease) if self.leases.len() < 4 && !lease.is_empty() => self.leases.push(lease),
             _ => {}
-        }
-        if self.calm {
-            return;
         }
         // From within the batch, as users do: something new, one more handle, or nothing.
         match self.dice.roll(4) {
+            _ if self.calm => drop(conn),
             0 => {
                 let body = match self.dice.roll(2) {
                     0 => ops::random_read(&mut self.dice, 40),
-                    _ => ops::random_write(&mut self.dice, 40, None),
+                    _ => ops::random_write(&mut self.dice, 40, None, false),
                 };
-                self.submit_on(op.line, conn, Spec { body, within: None, named: false }, None);
+                self.submit_on(op.line, conn, Spec { body, within: None, named: false }, Who::Script);
             }
             1 if !self.lines[op.line].over && self.lines[op.line].handles.len() < 3 => {
                 self.lines[op.line].handles.push(conn);
             }
-            _ => {}
+            _ => drop(conn),
         }
+        self.dropped_one(Who::Script, op.line);
     }
 
-    fn on_accepted(&mut self, conn: Conn<Ticket>, peer: Option<SocketAddr>, listener: ListenerId) {
-        let door = self.doors.iter().position(|door| door.id == listener).expect("a listener of ours");
-        assert!(!self.doors[door].ended, "a connection behind the end of its listener");
-        let from = |line: &&mut Line| line.peer.as_ref().is_some_and(|own| own.local_addr() == peer);
-        // Its peer may be gone by now.
-        let Some(line) = self.lines.iter_mut().find(from) else { return };
-        assert!(line.listener == Some(door) && !std::mem::replace(&mut line.accepted, true), "accepted twice");
-        if !self.calm {
-            line.handles.push(conn);
+    /// A handle was dropped: of the last one the loop must hear.
+    pub(crate) fn dropped_one(&mut self, who: Who<'_>, line: usize) {
+        // What is held up in the ring may have a handle, too.
+        if self.lines[line].has_handles() || self.stalls > 0 {
+            return;
+        }
+        if self.is_local(who) {
+            self.owes_turn = true;
+        } else {
+            self.owes_wake = true;
         }
     }
 }

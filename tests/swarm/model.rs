@@ -7,6 +7,8 @@ use std::time::Duration;
 use gaio::sim::{Peer, Socket};
 use gaio::{Conn, Failure, Half, OpError, OpId, Outcome, Payload};
 
+use crate::messages::Messages;
+
 /// A context. All that ever were are counted until they are dropped, so one that is lost is missed, and one that is dropped
 /// twice as well.
 pub(crate) struct Ticket {
@@ -31,6 +33,11 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         self.live.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Of a message: that no socket takes it.
+fn is_too_large(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::MSGSIZE.raw_os_error())
 }
 
 /// The byte that the peer of this connection sends at this place.
@@ -97,10 +104,11 @@ pub(crate) struct Op {
 
 /// What was to be written by one operation, and how much of it went out.
 #[derive(Debug)]
-struct Written {
+pub(crate) struct Written {
     id: usize,
-    bytes: Vec<u8>,
-    done: Option<usize>,
+    pub(crate) bytes: Vec<u8>,
+    /// Of a message: if it did.
+    pub(crate) done: Option<usize>,
 }
 
 /// How the peer saw the end.
@@ -119,11 +127,21 @@ pub(crate) struct Times {
     pub(crate) refusals: bool,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Tcp,
+    Unix,
+    Udp,
+    UnixDatagram,
+}
+
 /// One connection, from both sides.
 #[derive(Debug)]
 pub(crate) struct Line {
     pub(crate) index: usize,
-    pub(crate) unix: bool,
+    pub(crate) kind: Kind,
+    /// If that is what it carries.
+    pub(crate) messages: Option<Messages>,
     pub(crate) handles: Vec<Conn<Ticket>>,
     pub(crate) peer: Option<Peer>,
     /// It came through the listener of this number, and may not be accepted yet.
@@ -147,17 +165,23 @@ pub(crate) struct Line {
     last_write: usize,
     write_failed: bool,
     shut: bool,
-    /// An ending was submitted; its completion has been handed out.
-    pub(crate) ending: bool,
+    /// The first ending that was submitted; its completion has been handed out.
+    pub(crate) ending: Option<usize>,
     pub(crate) over: bool,
     pub(crate) outstanding: usize,
 }
 
 impl Line {
-    pub(crate) fn new(index: usize, unix: bool, peer: Peer) -> Self {
+    pub(crate) fn new(index: usize, kind: Kind, peer: Peer) -> Self {
+        let messages = match kind {
+            Kind::Tcp | Kind::Unix => None,
+            Kind::Udp => Some(Messages::new(false)),
+            Kind::UnixDatagram => Some(Messages::new(true)),
+        };
         Self {
             index,
-            unix,
+            kind,
+            messages,
             handles: Vec::new(),
             peer: Some(peer),
             listener: None,
@@ -176,7 +200,7 @@ impl Line {
             last_write: 0,
             write_failed: false,
             shut: false,
-            ending: false,
+            ending: None,
             over: false,
             outstanding: 0,
         }
@@ -186,6 +210,9 @@ impl Line {
 
     pub(crate) fn peer_sends(&mut self, most: usize) {
         let Some(peer) = &self.peer else { return };
+        if let Some(messages) = &mut self.messages {
+            return messages.peer_sends(peer, self.index, most - 1);
+        }
         let bytes: Vec<u8> = (self.sent..self.sent + most).map(|at| input(self.index, at)).collect();
         let sent = peer.send(&bytes);
         self.peer_has_sent(sent);
@@ -202,6 +229,9 @@ impl Line {
     /// Says whether anything was there.
     pub(crate) fn peer_receives(&mut self, most: usize) -> bool {
         let Some(peer) = &self.peer else { return false };
+        if let Some(messages) = &mut self.messages {
+            return messages.peer_receives(peer);
+        }
         let mut buf = vec![0; most];
         match peer.recv(&mut buf) {
             Ok(0) => self.peer_sees(if self.peer_told { End::Reset } else { End::Clean }),
@@ -224,7 +254,9 @@ impl Line {
 
     pub(crate) fn submitted(&mut self, id: usize, verb: Verb, bytes: Vec<u8>) {
         self.outstanding += 1;
-        self.ending |= verb.ends();
+        if verb.ends() {
+            self.ending.get_or_insert(id);
+        }
         self.shut |= verb == Verb::ShutDown;
         if verb.writes() {
             self.writes.push(Written { id, bytes, done: None });
@@ -239,6 +271,9 @@ impl Line {
     }
 
     fn got(&mut self, bytes: &[u8]) {
+        if let Some(messages) = &mut self.messages {
+            return messages.got(bytes, bytes.len());
+        }
         for byte in bytes {
             assert_eq!(*byte, input(self.index, self.read), "line {}: byte {}", self.index, self.read);
             self.read += 1;
@@ -258,7 +293,7 @@ impl Line {
         }
         match (op.verb, outcome) {
             (Verb::Read | Verb::Linked, Outcome::Read(bytes)) => {
-                assert!(!bytes.is_empty());
+                assert!(!bytes.is_empty() || self.messages.is_some());
                 self.check_vec(op, bytes);
                 self.got(bytes);
             }
@@ -270,7 +305,10 @@ impl Line {
             (Verb::Pooled | Verb::Linked, Outcome::Pooled(bytes)) => self.got(bytes),
             (Verb::Leased | Verb::Linked, Outcome::Leased(bytes)) => self.got(bytes),
             (Verb::Readable, Outcome::Readable) => {
-                let cause = self.read < self.sent || self.peer_ended || self.peer_gone || times.cuts;
+                let cause = match &self.messages {
+                    Some(messages) => messages.has_unread(),
+                    None => self.read < self.sent || self.peer_ended || self.peer_gone || times.cuts,
+                };
                 assert!(cause, "line {index}: readable, of nothing");
             }
             (Verb::Write, Outcome::Wrote(payload)) => {
@@ -282,6 +320,7 @@ impl Line {
             (Verb::Close | Verb::Release | Verb::Abort, Outcome::Closed) => {}
             (Verb::IntoFd, Outcome::Detached(_)) => {}
             (verb, Outcome::Eof(buffer)) if verb.is_pure_read() || verb == Verb::Linked => {
+                assert!(self.messages.is_none(), "line {index}: an end of what has none");
                 if let Some(bytes) = buffer {
                     self.check_vec(op, bytes);
                     let partial = matches!(verb, Verb::Exact(n) if bytes.len() < n);
@@ -331,23 +370,30 @@ impl Line {
             let Some(Payload::Vec(bytes)) = &failure.buffer else { panic!("line {index}: {failure:?}") };
             assert!(bytes.len() == failure.transferred && bytes.len() < n, "line {index}: {failure:?}");
             self.got(bytes);
-        } else if op.verb.writes() && writing {
+        } else if let OpError::Truncated { whole } = failure.error {
+            let bytes = failure.buffer.as_ref().and_then(Payload::as_slice).expect("what did fit");
+            assert!(bytes.len() == failure.transferred && bytes.len() < whole, "line {index}: {failure:?}");
+            self.messages.as_mut().expect("messages").got(bytes, whole);
+        } else if op.verb.writes() && writing && self.messages.is_none() {
             self.wrote(id, failure.transferred);
             self.write_failed = true;
         } else {
             assert_eq!(failure.transferred, 0, "line {index}");
         }
-        let other_end = self.peer_ended || self.peer_gone || times.cuts;
+        let other_end = self.peer_ended || self.peer_gone || times.cuts && self.messages.is_none();
         let cause = match &failure.error {
             // The bound of any close is that of its writes, too.
             OpError::TimedOut if op.verb == Verb::IntoFd => true,
             OpError::TimedOut => op.deadline.is_some_and(|deadline| deadline <= times.now),
             OpError::Cancelled => op.cancelled,
-            OpError::Released | OpError::Closed => self.ending,
+            OpError::Released => self.ending.is_some(),
+            // What was submitted before the end goes before it.
+            OpError::Closed => self.ending.is_some_and(|ending| id > ending),
             OpError::Aborted => times.shut_down,
-            OpError::Broken => self.write_failed || self.shut || self.ending || other_end,
+            OpError::Broken => self.write_failed || self.shut || self.ending.is_some() || other_end,
             OpError::NotRegistered => times.refusals,
-            OpError::Os(_) => other_end || self.shut,
+            OpError::Os(error) => other_end || self.shut || self.messages.is_some() && is_too_large(error),
+            OpError::Truncated { .. } => self.messages.is_some() && !writing,
             _ => false,
         };
         assert!(cause, "line {index}: {op:?} failed for no reason: {failure:?}, {times:?}");
@@ -362,6 +408,9 @@ impl Line {
 
     /// Is an operation that reads, and is pending although nothing is under way, right to wait?
     pub(crate) fn may_wait(&self, ops: &[&Op]) -> bool {
+        if let Some(messages) = &self.messages {
+            return !messages.lossless || !messages.has_unread() || self.peer_gone;
+        }
         let exact = |op: &&Op| matches!(op.verb, Verb::Exact(n) if n > self.sent - self.read);
         let silent = !self.peer_ended && !self.peer_gone && self.end_seen != Some(End::Reset);
         silent && (self.read == self.sent || ops.iter().any(exact))
@@ -374,6 +423,9 @@ impl Line {
         }
         while self.peer_receives(4096) {}
         let index = self.index;
+        if let Some(messages) = &self.messages {
+            return messages.check_output(index, &self.writes);
+        }
         let mut out = Vec::new();
         let mut torn = false;
         for written in &self.writes {
@@ -383,7 +435,7 @@ impl Line {
         }
         assert_eq!(self.seen.len(), out.len(), "line {index}: so many bytes were seen, and so many went out");
         assert!(self.seen == out, "line {index}: the peer has seen something else");
-        let told = self.unix || !torn || self.end_seen != Some(End::Clean);
+        let told = self.kind == Kind::Unix || !torn || self.end_seen != Some(End::Clean);
         assert!(told, "line {index}: a clean end behind a torn message, {self:?}");
     }
 }

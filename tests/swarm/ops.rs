@@ -160,7 +160,7 @@ fn finish<K>(
 
 /// So many bytes that no other operation writes at this place.
 pub(crate) fn random_bytes(dice: &mut Dice, len: usize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(len);
+    let mut bytes = Vec::with_capacity(len.max(1));
     while bytes.len() < len {
         let word = dice.next().to_le_bytes();
         bytes.extend(&word[..word.len().min(len - bytes.len())]);
@@ -191,9 +191,9 @@ pub(crate) fn random_read(dice: &mut Dice, most: usize) -> Body {
     }
 }
 
-/// A write of any kind; linked to a read now and then.
-pub(crate) fn random_write(dice: &mut Dice, most: usize, lease: Option<Lease>) -> Body {
-    let len = 1 + dice.roll(most);
+/// A write of any kind; linked to a read now and then. Of nothing, if it is a message.
+pub(crate) fn random_write(dice: &mut Dice, most: usize, lease: Option<Lease>, may_be_empty: bool) -> Body {
+    let len = if may_be_empty && dice.roll(4) == 0 { 0 } else { 1 + dice.roll(most) };
     let linked = dice.roll(3) == 0;
     let then = then(dice, linked);
     if let Some(lease) = lease {
@@ -206,7 +206,7 @@ pub(crate) fn random_write(dice: &mut Dice, most: usize, lease: Option<Lease>) -
         3 => Body::Copied(random_bytes(dice, len), then),
         _ => {
             let mut pieces = vec![Bytes::from(random_bytes(dice, len))];
-            for _ in 0..dice.roll(20) {
+            for _ in 0..if len == 0 { 0 } else { dice.roll(20) } {
                 let len = dice.roll(most);
                 pieces.push(random_bytes(dice, len).into());
             }

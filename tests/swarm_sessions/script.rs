@@ -11,7 +11,6 @@ use gaio::{DelegateErrorKind, Hub, NextTurn, SendErrorKind, SessionLimits, Sessi
 use crate::book::{Book, LAST, Shared};
 use crate::foreign::Foreign;
 use crate::puppet::{LOST, Puppet, To};
-use crate::seeds;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -144,7 +143,7 @@ impl<'f> Swarm<'f> {
         let mut config = Config::default();
         (config.buffer, config.pending_first, config.alone) = (buffer, dice.roll(6) == 0, true);
         config.connect_at_once = dice.roll(4) == 0;
-        config.faults = seeds::random_faults(&mut dice);
+        config.faults = Faults::random(&mut dice);
         let limits = random_limits(&mut dice);
         let most = [8, 60, 60, if buffer > 100 { 4_000 } else { 200 }][dice.roll(4)];
         let world = World::enter();

@@ -281,6 +281,8 @@ impl<T> Producer<T> {
 
 /// Writes into the slot that the caller has reserved, and publishes it.
 fn publish<T>(slot: &Slot<T>, position: u64, value: T) {
+    #[cfg(gaio_sim)]
+    crate::sync::stall::here();
     if mutant("publish_before_write") {
         slot.stamp.store(position + 1, order!(RING_PUBLISH, Release));
     }

@@ -52,12 +52,13 @@ pub enum Fault {
     ConnectNever,
     NotRegistered,
     DeafPeer,
+    Preempted,
     NumberReused,
 }
 
 impl Fault {
     /// All of them. A later version may know more.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::ShortRead,
         Self::ShortWrite,
         Self::Pending,
@@ -78,6 +79,7 @@ impl Fault {
         Self::ConnectNever,
         Self::NotRegistered,
         Self::DeafPeer,
+        Self::Preempted,
         Self::NumberReused,
     ];
 }

@@ -173,13 +173,15 @@
 // `pending_first` lives there, and every fault. A world is one mutex and one condition variable, which are all that loom
 // sees of it. Under loom each execution has a world of its own and every thread is in it; otherwise a thread-local
 // says which one, and `carry` takes it along to a thread that is spawned. The rules of datagrams are in `datagram.rs`,
-// those of connects in `addresses.rs`.
+// those of connects in `addresses.rs`; a loop with a thread of its own runs when the scheduler likes, unless the world holds
+// it: `lockstep.rs`.
 
 mod addresses;
 mod config;
 mod connection;
 mod datagram;
 mod faults;
+mod lockstep;
 mod peer;
 mod permit;
 mod remote;
@@ -207,8 +209,11 @@ mod models;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+#[cfg(gaio_sim)]
+pub use crate::sync::stall::{stall_next_push, stall_no_push};
 pub use config::{Clock, Config};
 pub use faults::{Dice, Fault, Faults};
+pub use lockstep::Rest;
 pub use peer::Peer;
 pub use remote::{Attempt, Remote};
 #[cfg(not(loom))]

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::{Errno, Readiness};
 use super::config::Clock;
+use super::lockstep::{self, Rest};
 use super::permit::Verb;
 use super::socket::Socket;
 use super::state::{Descriptor, Object, State};
@@ -46,6 +48,10 @@ impl Selector {
     #[allow(clippy::needless_pass_by_ref_mut, clippy::unnecessary_wraps, reason = "the contract")]
     pub(crate) fn wait(&mut self, out: &mut Vec<Readiness>, deadline: Option<u64>) -> Result<(), Errno> {
         out.clear();
+        if lockstep::is_held() {
+            self.wait_held(out, deadline);
+            return Ok(());
+        }
         let mut state = self.shared.lock();
         if state.begin_wait(self.descriptor).is_err() {
             // A signal.
@@ -84,6 +90,35 @@ impl Selector {
     }
 }
 
+/// The wait of a loop that is held: what is asleep stands still, and time passes by the test's hand.
+impl Selector {
+    fn wait_held(&self, out: &mut Vec<Readiness>, deadline: Option<u64>) {
+        let is_over = |state: &State| deadline.is_some_and(|deadline| deadline <= state.clock);
+        let mut state = self.shared.lock();
+        if state.has_news(self.descriptor) || is_over(&state) {
+            drop(state);
+            self.shared.lockstep.stand_still(Rest::Between);
+            state = self.shared.lock();
+        }
+        if state.begin_wait(self.descriptor).is_ok() {
+            while lockstep::is_held() {
+                state.fetch(self.descriptor, out);
+                if !out.is_empty() || is_over(&state) {
+                    state.end_wait(self.descriptor, out);
+                    break;
+                }
+                if !state.deliver() {
+                    self.shared.release(state);
+                    self.shared.lockstep.stand_still(Rest::Asleep(deadline.map(Duration::from_nanos)));
+                    state = self.shared.lock();
+                }
+            }
+        }
+        // Let go of, it looks once more, as after a signal.
+        self.shared.release(state);
+    }
+}
+
 /// What stands for the poll of a foreign loop, which has no descriptor to poll here.
 impl Selector {
     /// Waits until a [`wait`](Self::wait) would not have to. Time does not pass meanwhile.
@@ -92,6 +127,12 @@ impl Selector {
             Object::Selector(queue) => !queue.is_empty(),
             _ => true,
         });
+    }
+
+    /// Would a wait of no time bring something?
+    #[cfg(gaio_sim)]
+    pub(crate) fn is_readable(&self) -> bool {
+        self.shared.lock().has_news(self.descriptor)
     }
 }
 
@@ -193,6 +234,11 @@ impl Bell {
     /// Waits until it is rung. Time does not pass meanwhile.
     pub(crate) fn until_readable(&self) {
         until(&self.shared, |state| matches!(state.object(self.descriptor), Object::Waker { raised: true }));
+    }
+
+    #[cfg(gaio_sim)]
+    pub(crate) fn is_readable(&self) -> bool {
+        matches!(self.shared.lock().object(self.descriptor), Object::Waker { raised: true })
     }
 }
 

@@ -221,6 +221,12 @@ impl State {
         self.stirred = true;
     }
 
+    /// Is there an edge that is not fetched, or one on its way? Nothing may be left of it.
+    pub(super) fn has_news(&mut self, selector: Descriptor) -> bool {
+        let late = !self.late.is_empty();
+        matches!(self.object(selector), Object::Selector(queue) if late || !queue.is_empty())
+    }
+
     /// Hands out events. What holds is asked now; an edge of which nothing is left is no event.
     pub(super) fn fetch(&mut self, selector: Descriptor, out: &mut Vec<Readiness>) {
         while out.len() < MAX_EVENTS {

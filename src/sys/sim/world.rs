@@ -12,6 +12,9 @@ use super::addresses::Name;
 use super::config::Config;
 use super::connection::{Connection, Side};
 use super::faults::Fault;
+#[cfg(not(loom))]
+use super::lockstep::Held;
+use super::lockstep::Lockstep;
 use super::peer::Peer;
 use super::remote::Remote;
 use super::socket::Socket;
@@ -35,15 +38,17 @@ pub struct World {
 pub(super) struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    pub(super) lockstep: Lockstep,
 }
 
 impl Shared {
     fn new(config: Config) -> Self {
-        Self { state: Mutex::new(State::new(config)), changed: Condvar::new() }
+        Self { state: Mutex::new(State::new(config)), changed: Condvar::new(), lockstep: Lockstep::new() }
     }
 
     /// Runs one syscall. All who wait are told if it changed anything for anybody.
     pub(super) fn call<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
+        self.before_call();
         let mut state = self.lock();
         let answer = act(&mut state);
         self.release(state);
@@ -52,6 +57,7 @@ impl Shared {
 
     /// The bare state. Poison is passed over: a failed assertion elsewhere must not turn each drop into a second panic.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.mind_failure();
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -95,7 +101,7 @@ fn is_torn_down() -> bool {
 mod current {
     use std::cell::RefCell;
 
-    use super::World;
+    use super::{Held, World};
 
     std::thread_local! {
         static CURRENT: RefCell<Option<World>> = const { RefCell::new(None) };
@@ -120,6 +126,7 @@ mod current {
     pub(crate) fn carry<T>(body: impl FnOnce() -> T) -> impl FnOnce() -> T {
         let world = CURRENT.with_borrow(Clone::clone);
         move || {
+            let _held = world.as_ref().and_then(Held::begin);
             CURRENT.set(world);
             body()
         }
