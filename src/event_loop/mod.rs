@@ -377,3 +377,6 @@ impl<F: Face> EventLoop<F> {
         }
     }
 }
+
+#[cfg(all(test, gaio_sim, not(loom)))]
+mod tests;

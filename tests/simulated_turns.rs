@@ -1,0 +1,227 @@
+//! What one turn does, and no more, on the simulated system: budgets, fairness, full batches, what is in flight (G3, G8).
+//!
+//! As `simulated.rs`: one thread, an embedded loop. Run by `ci/sim.sh`.
+
+#![cfg(gaio_sim)]
+
+#[path = "support/desk.rs"]
+mod desk;
+
+use std::time::Duration;
+
+use desk::{Desk, Got, bytes, desk_with, of, received};
+use gaio::{Half, SubmitErrorKind};
+
+/// What one turn brings.
+fn turn(desk: &mut Desk) -> Vec<(u32, Got)> {
+    desk.watcher.turn(Some(Duration::ZERO)).unwrap().map(of).collect()
+}
+
+fn of_context(events: &[(u32, Got)], context: u32) -> usize {
+    events.iter().filter(|event| event.0 == context).count()
+}
+
+// --- budgets -----------------------------------------------------------------------------------------------------
+
+/// Forty reads and the input for them: so many by the event and so many from the ready list, and everybody has had a turn.
+#[test]
+fn one_step_takes_its_share_of_operations() {
+    let mut desk = desk_with(|_| (), |limits| limits.ops_per_turn = 4);
+    let ((greedy, feeder), (quiet, peer)) = (desk.conn(), desk.conn());
+    for _ in 0..40 {
+        greedy.read(Vec::with_capacity(1)).submit_with(1).unwrap();
+    }
+    quiet.read_pooled().submit_with(2).unwrap();
+    assert_eq!(desk.events(), []);
+    feeder.send(&[7; 40]).unwrap();
+    peer.send(b"x").unwrap();
+    let first = turn(&mut desk);
+    assert_eq!((of_context(&first, 1), of_context(&first, 2)), (8, 1));
+    for left in (0..32).step_by(4).rev() {
+        assert_eq!(of_context(&turn(&mut desk), 1), 4, "{left} are left then");
+    }
+    assert_eq!(desk.events(), []);
+}
+
+#[test]
+fn one_step_takes_its_share_of_bytes() {
+    let mut desk = desk_with(|_| (), |limits| limits.bytes_per_turn = 10);
+    let (conn, peer) = desk.conn();
+    assert_eq!(desk.events(), []);
+    conn.write(vec![7; 100]).submit_with(1).unwrap();
+    conn.write_vectored(vec![vec![8; 50].into(), vec![9; 50].into()]).submit_with(2).unwrap();
+    let mut all = Vec::new();
+    let mut done = Vec::new();
+    while done.len() < 2 {
+        let turns = desk.submitter.counters().turns;
+        done.extend(turn(&mut desk));
+        let turns = desk.submitter.counters().turns - turns;
+        let got = received(&peer).unwrap();
+        // As it was submitted, and from the list.
+        assert!(got.len() <= 20 * usize::try_from(turns).unwrap(), "{} bytes in {turns} turns", got.len());
+        all.extend(got);
+    }
+    assert_eq!(done, [(1, Got::Wrote), (2, Got::Wrote)]);
+    assert_eq!(all, [vec![7; 100], vec![8; 50], vec![9; 50]].concat());
+    conn.read_exact(Vec::new(), 100).submit_with(3).unwrap();
+    peer.send(&[1; 100]).unwrap();
+    let turns = desk.submitter.counters().turns;
+    assert_eq!(desk.events(), [(3, bytes(&[1; 100]))]);
+    assert!(desk.submitter.counters().turns - turns >= 5, "an exact read, too, goes on in the next turn");
+}
+
+/// Of the operations of one connection only the first is tried as it is submitted; the others share its step.
+#[test]
+fn what_one_connection_submits_at_once_is_not_done_at_once() {
+    let mut desk = desk_with(|_| (), |limits| limits.ops_per_turn = 4);
+    let (conn, peer) = desk.conn();
+    peer.send(&[7; 50]).unwrap();
+    assert_eq!(desk.events(), []);
+    for _ in 0..50 {
+        conn.read(Vec::with_capacity(1)).submit_with(1).unwrap();
+    }
+    for expected in [5, 4, 4] {
+        assert_eq!(of_context(&turn(&mut desk), 1), expected);
+    }
+    assert_eq!(desk.events().len(), 50 - 13);
+    for _ in 0..50 {
+        conn.write(b"x").submit_with(2).unwrap();
+    }
+    for expected in [5, 4, 4] {
+        assert_eq!(of_context(&turn(&mut desk), 2), expected);
+    }
+    assert_eq!(desk.events().len(), 50 - 13);
+}
+
+/// Half of a step is for reads if there is something to read, however much there is to write; and the other way round.
+#[test]
+fn reads_and_writes_share_a_step() {
+    let mut desk = desk_with(|_| (), |limits| limits.ops_per_turn = 4);
+    let (conn, peer) = desk.conn();
+    assert_eq!(desk.events(), []);
+    for _ in 0..20 {
+        conn.read(Vec::with_capacity(1)).submit_with(1).unwrap();
+        conn.write(b"x").submit_with(2).unwrap();
+    }
+    let first = turn(&mut desk);
+    assert_eq!((of_context(&first, 1), of_context(&first, 2)), (0, 5));
+    peer.send(&[7; 50]).unwrap();
+    // By the event and from the list, half and half.
+    let second = turn(&mut desk);
+    assert_eq!((of_context(&second, 1), of_context(&second, 2)), (4, 4), "{second:?}");
+    assert_eq!(desk.events().len(), 40 - 13);
+}
+
+/// While anyone is on the ready list, a new read goes behind it.
+#[test]
+fn a_new_read_does_not_overtake_those_that_wait() {
+    let mut desk = desk_with(|_| (), |limits| limits.ops_per_turn = 1);
+    let ((busy, feeder), (new, peer)) = (desk.conn(), desk.conn());
+    for _ in 0..10 {
+        busy.read(Vec::with_capacity(1)).submit_with(1).unwrap();
+    }
+    assert_eq!(desk.events(), []);
+    peer.send(b"x").unwrap();
+    assert_eq!(desk.events(), []);
+    feeder.send(&[7; 10]).unwrap();
+    assert_eq!(turn(&mut desk).len(), 2);
+    new.read_pooled().submit_with(2).unwrap();
+    let contexts: Vec<u32> = turn(&mut desk).iter().map(|event| event.0).collect();
+    assert_eq!(contexts, [1, 2], "in its turn, behind the one that was there before");
+    assert_eq!(desk.events().len(), 7);
+}
+
+// --- the batch ---------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_batch_has_its_size_and_whatever_finds_it_full_comes_later() {
+    for by_bytes in [false, true] {
+        let mut desk = desk_with(
+            |_| (),
+            |limits| if by_bytes { limits.batch_bytes = 3 } else { limits.batch = 1 },
+        );
+        let all: Vec<_> = (0..4).map(|_| desk.conn()).collect();
+        for (context, (conn, _)) in (0..).zip(&all) {
+            conn.read_pooled().submit_with(context).unwrap();
+        }
+        assert_eq!(desk.events(), []);
+        for (_, peer) in &all {
+            peer.send(b"abc").unwrap();
+        }
+        for context in 0..4 {
+            assert_eq!(turn(&mut desk), [(context, bytes(b"abc"))]);
+        }
+        // As they are submitted, too.
+        for (context, (conn, peer)) in (0..).zip(&all) {
+            peer.send(b"def").unwrap();
+            conn.write(b"x").submit_with(10 + context).unwrap();
+        }
+        assert_eq!(desk.events().len(), 4);
+        for (context, (conn, _)) in (0..).zip(&all) {
+            conn.read_pooled().submit_with(context).unwrap();
+        }
+        for context in 0..4 {
+            assert_eq!(turn(&mut desk), [(context, bytes(b"def"))]);
+        }
+        assert_eq!(desk.events(), []);
+    }
+}
+
+#[test]
+fn a_listener_stops_while_too_many_wait_to_be_taken() {
+    let mut desk = desk_with(|_| (), |limits| limits.listen_credit = 2);
+    let (socket, addr) = desk.world.listener();
+    let _listener = desk.submitter.listen(socket).unwrap();
+    assert_eq!(desk.events(), []);
+    let _peers = [(); 5].map(|()| desk.world.connect(addr).unwrap());
+    for expected in [2, 2, 1] {
+        assert_eq!(turn(&mut desk), [(); 2].map(|()| (u32::MAX, Got::Accepted))[..expected]);
+    }
+}
+
+// --- in flight ---------------------------------------------------------------------------------------------------
+
+#[test]
+fn what_is_in_flight_is_bounded_and_given_back_however_it_ends() {
+    let mut desk = desk_with(
+        |config| config.buffer = 4,
+        |limits| (limits.ops, limits.ops_per_conn, limits.write_bytes) = (6, 3, 10),
+    );
+    for round in 0..5 {
+        let ((one, peer), (two, _other)) = (desk.conn(), desk.conn());
+        for conn in [&one, &two] {
+            for _ in 0..3 {
+                conn.read_pooled().submit_with(1).unwrap();
+            }
+            let refused = conn.read_pooled().submit_with(2).unwrap_err();
+            assert_eq!((refused.kind, refused.context), (SubmitErrorKind::TooMany, 2), "round {round}");
+        }
+        assert_eq!(desk.submitter.post(3).unwrap_err().kind, SubmitErrorKind::TooMany);
+        assert_eq!(desk.submitter.load(), 6);
+        // What ends is never one too many.
+        two.release().submit_with(4).unwrap();
+        assert_eq!(desk.events().len(), 4);
+        peer.send(b"x").unwrap();
+        assert_eq!(desk.events(), [(1, bytes(b"x"))]);
+        peer.send(b"x").unwrap();
+        assert_eq!(desk.events(), [(1, bytes(b"x"))]);
+        // Of bytes one write may go beyond. Its end gives them back: all out, torn, and never begun.
+        one.write(vec![7; 10]).submit_with(5).unwrap();
+        assert_eq!(one.write(b"y").submit_with(6).unwrap_err().kind, SubmitErrorKind::TooMany);
+        assert_eq!(desk.events(), []);
+        if round % 2 == 0 {
+            for part in [4, 4, 2] {
+                assert_eq!(received(&peer).unwrap(), vec![7; part]);
+                assert_eq!(desk.events().len(), usize::from(part == 2));
+            }
+            one.write(vec![7; 10]).submit_with(5).unwrap();
+        }
+        one.abort().submit_with(7).unwrap();
+        let ends = desk.events();
+        let torn = Got::Failed(Half::Write, 4, "Released".into());
+        assert!(ends.contains(&(5, torn)) && ends.last() == Some(&(7, Got::Closed)), "{ends:?}");
+        assert_eq!(desk.submitter.load(), 0);
+        one.write(vec![7; 10]).submit_with(8).unwrap();
+        assert_eq!(desk.events(), [(8, Got::Failed(Half::Write, 0, "Closed".into()))]);
+    }
+}
