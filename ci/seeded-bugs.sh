@@ -62,7 +62,7 @@ why() { grep -aA1 'panicked at' "$log" | sed -n 2p | cut -c1-60; }
 
 # Asks one oracle about the fault that is planted. True if it is caught.
 asks() {
-    local binaries slice seed limit=60
+    local binaries binary slice seed of limit=40
     case $1 in
         swarm) binaries=$(build gaio_sim --test swarm) ;;
         sim) binaries=$(build gaio_sim --test 'simulated*' --test testkit) ;;
@@ -71,10 +71,10 @@ asks() {
     esac || return 2
     [ "$1" = swarm ] || {
         for binary in $binaries; do
-            name=$(basename "$binary")
+            of=$(basename "$binary")
             case $1 in
-                loom_*) fails "$binary" --skip mutants --test-threads=2 && caught="${name%-*}: $caught" && return ;;
-                *) fails "$binary" --test-threads=2 && caught="${name%-*}: $caught" && return ;;
+                loom_*) fails "$binary" --skip mutants --test-threads=2 && caught="${of%-*}: $caught" && return ;;
+                *) fails "$binary" --test-threads=2 && caught="${of%-*}: $caught" && return ;;
             esac
         done
         return 1
