@@ -199,6 +199,24 @@ fn a_listener_stops_while_too_many_wait_to_be_taken() {
     }
 }
 
+/// A pooled read that found no room is given up: who comes next may need none, and does not wait for any.
+#[test]
+fn behind_a_starved_read_that_was_given_up_nobody_waits() {
+    let mut desk = desk_with(|_| (), |limits| (limits.arena, limits.read_cap) = (8, 8));
+    let ((eater, eaters_peer), (conn, peer)) = (desk.conn(), desk.conn());
+    eaters_peer.send(b"all of it").unwrap();
+    peer.send(b"hello").unwrap();
+    assert_eq!(desk.events(), []);
+    eater.read_pooled().submit_with(1).unwrap();
+    let (op, id) = conn.read_pooled().named();
+    op.submit_with(2).unwrap();
+    conn.cancel(id).unwrap();
+    conn.read(Vec::with_capacity(8)).submit_with(3).unwrap();
+    let cancelled = Got::Failed(Half::Read, 0, "Cancelled".into());
+    assert_eq!(turn(&mut desk), [(1, bytes(b"all of i")), (2, cancelled), (3, bytes(b"hello"))]);
+    assert_eq!(desk.submitter.counters().starved, 1);
+}
+
 // --- in flight ---------------------------------------------------------------------------------------------------
 
 #[test]
