@@ -1,7 +1,7 @@
 //! The test kit does what a loop does: it orders callbacks alike, holds limits to the instant, and its verdict on
 //! fragments is to be trusted.
 
-#![cfg(not(any(loom, gaio_sim)))]
+#![cfg(not(loom))]
 
 #[path = "support/sessions.rs"]
 mod scripted;

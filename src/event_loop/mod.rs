@@ -378,3 +378,6 @@ impl<F: Face> EventLoop<F> {
         }
     }
 }
+
+#[cfg(all(test, gaio_sim, not(loom)))]
+mod tests;

@@ -1,0 +1,265 @@
+//! What one turn does, and no more, on the simulated system: budgets, fairness, full batches, what is in flight (G3, G8).
+//!
+//! As `simulated.rs`: one thread, an embedded loop. Run by `ci/sim.sh`.
+
+#![cfg(gaio_sim)]
+
+#[path = "support/desk.rs"]
+mod desk;
+
+use std::time::Duration;
+
+use desk::{Desk, Got, bytes, desk_with, of, received};
+use gaio::{Half, SubmitErrorKind};
+
+/// What one call brings, which may take two turns: how many it took.
+fn turns(desk: &mut Desk) -> (Vec<(u32, Got)>, usize) {
+    let before = desk.submitter.counters().turns;
+    let events = turn(desk);
+    (events, usize::try_from(desk.submitter.counters().turns - before).unwrap())
+}
+
+fn turn(desk: &mut Desk) -> Vec<(u32, Got)> {
+    desk.watcher.turn(Some(Duration::ZERO)).unwrap().map(of).collect()
+}
+
+fn of_context(events: &[(u32, Got)], context: u32) -> usize {
+    events.iter().filter(|event| event.0 == context).count()
+}
+
+// --- budgets -----------------------------------------------------------------------------------------------------
+
+/// Forty reads and the input for them: so many by the event and so many from the ready list, and everybody has had a turn.
+#[test]
+fn one_step_takes_its_share_of_operations() {
+    let mut desk = desk_with(|_| (), |limits| limits.ops_per_turn = 4);
+    let ((greedy, feeder), (quiet, peer)) = (desk.conn(), desk.conn());
+    for _ in 0..40 {
+        greedy.read(Vec::with_capacity(1)).submit_with(1).unwrap();
+    }
+    quiet.read_pooled().submit_with(2).unwrap();
+    assert_eq!(desk.events(), []);
+    feeder.send(&[7; 40]).unwrap();
+    peer.send(b"x").unwrap();
+    let (first, took) = turns(&mut desk);
+    assert_eq!((took, of_context(&first, 1), of_context(&first, 2)), (1, 8, 1));
+    let mut left = 32;
+    while left > 0 {
+        let (events, took) = turns(&mut desk);
+        assert_eq!(of_context(&events, 1), (4 * took).min(left));
+        left -= events.len();
+    }
+    assert_eq!(desk.events(), []);
+}
+
+#[test]
+fn one_step_takes_its_share_of_bytes() {
+    let mut desk = desk_with(|_| (), |limits| limits.bytes_per_turn = 10);
+    let (conn, peer) = desk.conn();
+    assert_eq!(desk.events(), []);
+    conn.write(vec![7; 100]).submit_with(1).unwrap();
+    conn.write_vectored(vec![vec![8; 50].into(), vec![9; 50].into()]).submit_with(2).unwrap();
+    let mut all = Vec::new();
+    let mut done = Vec::new();
+    while done.len() < 2 {
+        let (events, took) = turns(&mut desk);
+        done.extend(events);
+        let got = received(&peer).unwrap_or_default();
+        // As it was submitted, and from the list.
+        assert!(got.len() <= 20 * took, "{} bytes in {took} turns", got.len());
+        all.extend(got);
+    }
+    assert_eq!(done, [(1, Got::Wrote), (2, Got::Wrote)]);
+    assert_eq!(all, [vec![7; 100], vec![8; 50], vec![9; 50]].concat());
+    conn.read_exact(Vec::new(), 100).submit_with(3).unwrap();
+    peer.send(&[1; 100]).unwrap();
+    let mut all_turns = 0;
+    let events = loop {
+        let (events, took) = turns(&mut desk);
+        all_turns += took;
+        if !events.is_empty() {
+            break events;
+        }
+    };
+    assert_eq!(events, [(3, bytes(&[1; 100]))]);
+    assert!(all_turns >= 5, "an exact read, too, goes on in the next turn: {all_turns}");
+}
+
+/// Of the operations of one connection only the first is tried as it is submitted; the others share its step.
+#[test]
+fn what_one_connection_submits_at_once_is_not_done_at_once() {
+    let mut desk = desk_with(|_| (), |limits| limits.ops_per_turn = 4);
+    let (conn, peer) = desk.conn();
+    peer.send(&[7; 50]).unwrap();
+    assert_eq!(desk.events(), []);
+    for _ in 0..50 {
+        conn.read(Vec::with_capacity(1)).submit_with(1).unwrap();
+    }
+    shared_out(&mut desk, 1);
+    for _ in 0..50 {
+        conn.write(b"x").submit_with(2).unwrap();
+    }
+    shared_out(&mut desk, 2);
+}
+
+/// Fifty operations: one as it was submitted, four in each turn.
+fn shared_out(desk: &mut Desk, context: u32) {
+    let mut left = 50;
+    while left > 0 {
+        let (events, took) = turns(desk);
+        assert_eq!(of_context(&events, context), (4 * took + usize::from(left == 50)).min(left));
+        left -= events.len();
+    }
+    assert_eq!(desk.events(), []);
+}
+
+/// Half of a step is for reads if there is something to read, however much there is to write; and the other way round.
+#[test]
+fn reads_and_writes_share_a_step() {
+    let mut desk = desk_with(|_| (), |limits| limits.ops_per_turn = 4);
+    let (conn, peer) = desk.conn();
+    assert_eq!(desk.events(), []);
+    for _ in 0..20 {
+        conn.read(Vec::with_capacity(1)).submit_with(1).unwrap();
+        conn.write(b"x").submit_with(2).unwrap();
+    }
+    let (first, took) = turns(&mut desk);
+    assert_eq!((took, of_context(&first, 1), of_context(&first, 2)), (1, 0, 5));
+    peer.send(&[7; 50]).unwrap();
+    let (events, _) = turns(&mut desk);
+    let (reads, writes) = (of_context(&events, 1), of_context(&events, 2));
+    // The turn in front of which nobody had looked for events was the writes' own.
+    assert!((2..=4).contains(&reads) && writes <= 4 + reads, "{events:?}");
+    let (events, took) = turns(&mut desk);
+    assert_eq!((of_context(&events, 1), of_context(&events, 2)), (2 * took, 2 * took));
+    assert_eq!(desk.events().len(), 40 - 5 - reads - writes - 4 * took);
+}
+
+/// While anyone is on the ready list, a new read goes behind it.
+#[test]
+fn a_new_read_does_not_overtake_those_that_wait() {
+    let mut desk = desk_with(|_| (), |limits| limits.ops_per_turn = 1);
+    let ((busy, feeder), (new, peer)) = (desk.conn(), desk.conn());
+    for _ in 0..10 {
+        busy.read(Vec::with_capacity(1)).submit_with(1).unwrap();
+    }
+    assert_eq!(desk.events(), []);
+    peer.send(b"x").unwrap();
+    assert_eq!(desk.events(), []);
+    feeder.send(&[7; 10]).unwrap();
+    assert_eq!(turn(&mut desk).len(), 2);
+    new.read_pooled().submit_with(2).unwrap();
+    let contexts: Vec<u32> = turn(&mut desk).iter().map(|event| event.0).collect();
+    assert_eq!(contexts, [1, 2], "in its turn, behind the one that was there before");
+    assert_eq!(desk.events().len(), 7);
+}
+
+// --- the batch ---------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_batch_has_its_size_and_whatever_finds_it_full_comes_later() {
+    for by_bytes in [false, true] {
+        let mut desk = desk_with(|_| (), |limits| if by_bytes { limits.batch_bytes = 3 } else { limits.batch = 1 });
+        let all: Vec<_> = (0..4).map(|_| desk.conn()).collect();
+        for (context, (conn, _)) in (0..).zip(&all) {
+            conn.read_pooled().submit_with(context).unwrap();
+        }
+        assert_eq!(desk.events(), []);
+        for (_, peer) in &all {
+            peer.send(b"abc").unwrap();
+        }
+        for context in 0..4 {
+            assert_eq!(turn(&mut desk), [(context, bytes(b"abc"))]);
+        }
+        // As they are submitted, too.
+        for (context, (conn, peer)) in (0..).zip(&all) {
+            peer.send(b"def").unwrap();
+            conn.write(b"x").submit_with(10 + context).unwrap();
+        }
+        assert_eq!(desk.events().len(), 4);
+        for (context, (conn, _)) in (0..).zip(&all) {
+            conn.read_pooled().submit_with(context).unwrap();
+        }
+        for context in 0..4 {
+            assert_eq!(turn(&mut desk), [(context, bytes(b"def"))]);
+        }
+        assert_eq!(desk.events(), []);
+    }
+}
+
+#[test]
+fn a_listener_stops_while_too_many_wait_to_be_taken() {
+    let mut desk = desk_with(|_| (), |limits| limits.listen_credit = 2);
+    let (socket, addr) = desk.world.listener();
+    let _listener = desk.submitter.listen(socket).unwrap();
+    assert_eq!(desk.events(), []);
+    let _peers = [(); 5].map(|()| desk.world.connect(addr).unwrap());
+    for expected in [2, 2, 1] {
+        assert_eq!(turn(&mut desk), [(); 2].map(|()| (u32::MAX, Got::Accepted))[..expected]);
+    }
+}
+
+/// A pooled read that found no room is given up: who comes next may need none, and does not wait for any.
+#[test]
+fn behind_a_starved_read_that_was_given_up_nobody_waits() {
+    let mut desk = desk_with(|_| (), |limits| (limits.arena, limits.read_cap) = (8, 8));
+    let ((eater, eaters_peer), (conn, peer)) = (desk.conn(), desk.conn());
+    eaters_peer.send(b"all of it").unwrap();
+    peer.send(b"hello").unwrap();
+    assert_eq!(desk.events(), []);
+    eater.read_pooled().submit_with(1).unwrap();
+    let (op, id) = conn.read_pooled().named();
+    op.submit_with(2).unwrap();
+    conn.cancel(id).unwrap();
+    conn.read(Vec::with_capacity(8)).submit_with(3).unwrap();
+    let cancelled = Got::Failed(Half::Read, 0, "Cancelled".into());
+    assert_eq!(turn(&mut desk), [(1, bytes(b"all of i")), (2, cancelled), (3, bytes(b"hello"))]);
+    assert_eq!(desk.submitter.counters().starved, 1);
+}
+
+// --- in flight ---------------------------------------------------------------------------------------------------
+
+#[test]
+fn what_is_in_flight_is_bounded_and_given_back_however_it_ends() {
+    let mut desk = desk_with(
+        |config| config.buffer = 4,
+        |limits| (limits.ops, limits.ops_per_conn, limits.write_bytes) = (6, 3, 10),
+    );
+    for round in 0..5 {
+        let ((one, peer), (two, _other)) = (desk.conn(), desk.conn());
+        for conn in [&one, &two] {
+            for _ in 0..3 {
+                conn.read_pooled().submit_with(1).unwrap();
+            }
+            let refused = conn.read_pooled().submit_with(2).unwrap_err();
+            assert_eq!((refused.kind, refused.context), (SubmitErrorKind::TooMany, 2), "round {round}");
+        }
+        assert_eq!(desk.submitter.post(3).unwrap_err().kind, SubmitErrorKind::TooMany);
+        assert_eq!(desk.submitter.load(), 6);
+        // What ends is never one too many.
+        two.release().submit_with(4).unwrap();
+        assert_eq!(desk.events().len(), 4);
+        peer.send(b"x").unwrap();
+        assert_eq!(desk.events(), [(1, bytes(b"x"))]);
+        peer.send(b"x").unwrap();
+        assert_eq!(desk.events(), [(1, bytes(b"x"))]);
+        // Of bytes one write may go beyond. Its end gives them back: all out, torn, and never begun.
+        one.write(vec![7; 10]).submit_with(5).unwrap();
+        assert_eq!(one.write(b"y").submit_with(6).unwrap_err().kind, SubmitErrorKind::TooMany);
+        assert_eq!(desk.events(), []);
+        if round % 2 == 0 {
+            for (part, done) in [(4, 0), (4, 1), (2, 0)] {
+                assert_eq!(received(&peer).unwrap(), vec![7; part]);
+                assert_eq!(desk.events().len(), done);
+            }
+            one.write(vec![7; 10]).submit_with(5).unwrap();
+        }
+        one.abort().submit_with(7).unwrap();
+        let ends = desk.events();
+        let torn = Got::Failed(Half::Write, 4, "Released".into());
+        assert!(ends.contains(&(5, torn)) && ends.last() == Some(&(7, Got::Closed)), "{ends:?}");
+        assert_eq!(desk.submitter.load(), 0);
+        one.write(vec![7; 10]).submit_with(8).unwrap();
+        assert_eq!(desk.events(), [(8, Got::Failed(Half::Write, 0, "Closed".into()))]);
+    }
+}
