@@ -27,6 +27,7 @@
 #[path = "swarm_sessions/book.rs"]
 mod book;
 #[path = "swarm/foreign.rs"]
+#[allow(dead_code, reason = "producers that stand still belong to the other swarm")]
 mod foreign;
 #[path = "swarm_sessions/line.rs"]
 mod line;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use gaio::sim::{Config, Dice, World};
+use gaio::sim::{Config, Dice, Faults, World};
 use gaio::{DelegateErrorKind, Hub, NextTurn, SendErrorKind, SessionLimits, SessionLoop, WaitError};
 
 use crate::book::{Book, LAST, Shared};

@@ -27,6 +27,7 @@
 /// | `ConnectNever` | there is no answer | |
 /// | `NotRegistered` | ENOMEM to a registration | |
 /// | `DeafPeer` | a [`Peer`](super::Peer) whose `recv` finds nothing, as long as this fault may happen | |
+/// | `Preempted` | a loop that is held ([`World::hold`](super::World::hold)) stands still in the middle of a turn | it goes on where it stood |
 /// | `NumberReused` | a descriptor gets the number of one that was closed | always: the lowest is taken |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -170,7 +171,9 @@ impl Faults {
         self.chances = Default::default();
     }
 
-    pub(super) const fn chance_of(&self, fault: Fault) -> u16 {
+    /// In how many of 1024 cases it happens.
+    #[must_use]
+    pub const fn chance_of(&self, fault: Fault) -> u16 {
         self.chances[fault as usize]
     }
 }
