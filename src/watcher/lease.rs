@@ -147,15 +147,4 @@ fn go_home(mut buffer: Box<Buffer>) {
     if let Some(home) = buffer.home.take() {
         home.give(buffer);
     }
-
-    #[test]
-    fn the_pool_keeps_so_many_and_no_more() {
-        let pool = Arc::new(Pool::new(256 << 10));
-        for (class, keep) in [(Class::Small, KEEP_SMALL), (Class::Large, KEEP_LARGE)] {
-            let all: Vec<Lease> = (0..keep + 5).map(|_| Pool::draw(&pool, class)).collect();
-            drop(all);
-            let shelves = pool.shelves.lock().unwrap();
-            assert_eq!(if class == Class::Small { shelves.small.len() } else { shelves.large.len() }, keep);
-        }
-    }
 }

@@ -293,4 +293,15 @@ mod tests {
         drop(lease);
         assert_eq!(pool.far.lock().unwrap().large.len(), 1);
     }
+
+    #[test]
+    fn the_pool_keeps_so_many_and_no_more() {
+        let pool = Arc::new(Pool::new(256 << 10));
+        for (class, keep) in [(Class::Small, KEEP_SMALL), (Class::Large, KEEP_LARGE)] {
+            let all: Vec<Lease> = (0..keep + 5).map(|_| Pool::draw(&pool, class)).collect();
+            drop(all);
+            let shelves = pool.far.lock().unwrap();
+            assert_eq!(if class == Class::Small { shelves.small.len() } else { shelves.large.len() }, keep);
+        }
+    }
 }

@@ -65,11 +65,7 @@ pub(crate) fn survives<S>(mut swarm: S, run: impl FnOnce(&mut S)) -> Option<S> {
 
 /// Runs the seeds, these unless the environment names others. `one` runs one of them, adds up what happened, and says whether
 /// it went well.
-pub(crate) fn run_all(
-    test: &str,
-    usual: Range<u64>,
-    one: impl Fn(u64, &[Foreign], &mut Tally) -> bool + Sync,
-) {
+pub(crate) fn run_all(test: &str, usual: Range<u64>, one: impl Fn(u64, &[Foreign], &mut Tally) -> bool + Sync) {
     let (seeds, begin) = (seeds(usual), Instant::now());
     let (next, failures) = (AtomicU64::new(seeds.start), AtomicU64::new(0));
     let work = |thread: usize| {
