@@ -1,9 +1,11 @@
 //! Faults: what a kernel may do and rarely does, by chance, from one seed.
 //!
-//! What interferes is in `permit.rs`. EINTR to any other call is below the contract of `sys`: its verbs try again by themselves.
+//! What interferes is in `permit.rs`. EINTR to any other call is below the contract of `sys`: its verbs try again by
+//! themselves.
 //!
-//! The dice are rolled in the order of the calls. So a world with one thread, or with several that hand over to each other,
-//! does the same each time for the same seed; and each fault that happened is counted, so that one that never does is seen.
+//! The dice are rolled in the order of the calls. So a world with one thread, or with several that hand over to each
+//! other, does the same each time for the same seed; and each fault that happened is counted, so that one that never
+//! does is seen.
 
 /// A kind of fault: what a kernel may do, and rarely does.
 ///
@@ -141,9 +143,9 @@ impl Faults {
         Self { dice: Dice::new(seed), chances: [0; Fault::ALL.len()] }
     }
 
-    /// A mixture that the dice decide: in one world of four nothing goes wrong, in the others each kind of fault happens
-    /// never, now and then or often (0, 4, 32 or 256 of 1024), and resets at most now and then. Mixtures find more than one
-    /// rate for all: what is rare beside everything else has worlds of its own.
+    /// A mixture that the dice decide: in one world of four nothing goes wrong, in the others each kind of fault
+    /// happens never, now and then or often (0, 4, 32 or 256 of 1024), and resets at most now and then. Mixtures find
+    /// more than one rate for all: what is rare beside everything else has worlds of its own.
     #[must_use]
     pub fn random(dice: &mut Dice) -> Self {
         let mut faults = Self::seeded(dice.next());
@@ -158,8 +160,8 @@ impl Faults {
         faults
     }
 
-    /// Makes a fault happen in so many of 1024 cases in which it could. `PendingFirst`, `FinWithData` and `NumberReused` are
-    /// only counted: the first has a switch of its own, the others follow from what is done.
+    /// Makes a fault happen in so many of 1024 cases in which it could. `PendingFirst`, `FinWithData` and
+    /// `NumberReused` are only counted: the first has a switch of its own, the others follow from what is done.
     #[must_use]
     pub const fn with(mut self, fault: Fault, of_1024: u16) -> Self {
         self.chances[fault as usize] = of_1024;

@@ -1,9 +1,9 @@
 //! A simulated operating system: sockets, a selector and a clock in memory, with faults by chance from one seed.
 //!
-//! A server that runs on gaio runs on this, unchanged: its loops, its protocols, its connections. What a kernel does once
-//! a month it does here in every tenth run, always the same way for the same seed, and an hour passes at once. The whole
-//! way, from a bench for one protocol to a model of threads, is in [`verification`](crate::verification); this page is
-//! the reference of the simulated system.
+//! A server that runs on gaio runs on this, unchanged: its loops, its protocols, its connections. What a kernel does
+//! once a month it does here in every tenth run, always the same way for the same seed, and an hour passes at once. The
+//! whole way, from a bench for one protocol to a model of threads, is in [`verification`](crate::verification); this
+//! page is the reference of the simulated system.
 //!
 //! # To have it
 //!
@@ -13,11 +13,11 @@
 //! RUSTFLAGS='--cfg gaio_sim' CARGO_TARGET_DIR=target/sim cargo test --test my_simulated_tests
 //! ```
 //!
-//! A cfg and not a feature, because it *replaces* the real system: [`gaio::Socket`](crate::Socket) is then this module's
-//! [`Socket`], which is made by a [`World`] and from no `TcpStream`. Features are added up over a whole build, so one crate
-//! that asked for it would take the network away from all others. (A target directory of its own saves building everything
-//! anew at each change.) Code that is to exist only there says `#[cfg(gaio_sim)]`; so that the compiler knows the name, the
-//! `Cargo.toml` says
+//! A cfg and not a feature, because it *replaces* the real system: [`gaio::Socket`](crate::Socket) is then this
+//! module's [`Socket`], which is made by a [`World`] and from no `TcpStream`. Features are added up over a whole build,
+//! so one crate that asked for it would take the network away from all others. (A target directory of its own saves
+//! building everything anew at each change.) Code that is to exist only there says `#[cfg(gaio_sim)]`; so that the
+//! compiler knows the name, the `Cargo.toml` says
 //!
 //! ```text
 //! [lints.rust]
@@ -28,8 +28,8 @@
 //!
 //! # A scenario, and its seeds
 //!
-//! [`seeds`] runs a scenario once for each seed, in a [`World`] of its own. The [`Dice`] decide what the scenario does, and
-//! [`Faults`] what goes wrong; both come from the seed, and nothing else is left to chance.
+//! [`seeds`] runs a scenario once for each seed, in a [`World`] of its own. The [`Dice`] decide what the scenario does,
+//! and [`Faults`] what goes wrong; both come from the seed, and nothing else is left to chance.
 //!
 //! ```
 //! use std::time::Duration;
@@ -104,25 +104,25 @@
 //! | [`Remote`], [`Attempt`] | an address to connect to, whose answers the test gives |
 //! | [`Config`], [`Clock`], [`Faults`] | what fits into a buffer, how time passes, what goes wrong |
 //!
-//! A thread must be in a world to make a loop or to listen: [`seeds`] and [`World::enter`] put the calling one into a new
-//! world, [`World::join`] puts it into that of another. The threads that gaio spawns are in the world of who spawned them.
-//! A [`Server`](crate::Server) is bound to addresses of the world, and [`World::connect`] connects to it. Dropping
-//! everything closes everything: [`World::open_descriptors`] is then zero, which is worth an assertion.
+//! A thread must be in a world to make a loop or to listen: [`seeds`] and [`World::enter`] put the calling one into a
+//! new world, [`World::join`] puts it into that of another. The threads that gaio spawns are in the world of who
+//! spawned them. A [`Server`](crate::Server) is bound to addresses of the world, and [`World::connect`] connects to it.
+//! Dropping everything closes everything: [`World::open_descriptors`] is then zero, which is worth an assertion.
 //!
 //! # What is promised of a seed
 //!
-//! In a world every answer, edge, fault and instant depends on the calls, in the order in which they were made, and on the
-//! seed of its faults; gaio's loops add nothing to that. So a run repeats exactly as long as
+//! In a world every answer, edge, fault and instant depends on the calls, in the order in which they were made, and on
+//! the seed of its faults; gaio's loops add nothing to that. So a run repeats exactly as long as
 //!
 //! - the same program runs: a change of gaio, or of the scenario, may make another run of the same seed;
 //! - one thread at a time does anything in the world, in an order that the seed decides: an
-//!   [`EmbeddedWatcher`](crate::EmbeddedWatcher) or a [`SessionLoop`](crate::SessionLoop) that is turned by the thread that
-//!   plays the peers. A [`Watcher`](crate::Watcher) or a [`Server`](crate::Server) works in a world as well, but its
-//!   threads are scheduled by the real system, and no seed decides that. What threads do to each other is a question for
-//!   [loom](crate::verification#4-threads-loom);
-//! - nothing else depends on chance: no clock but the world's, no order of a `HashMap`, no address of memory. Of gaio, three
-//!   things look at the real clock: deadlines given as an [`Instant`](std::time::Instant) (those given by `within` do not),
-//!   [`EmbeddedWatcher::next_turn`](crate::EmbeddedWatcher::next_turn), and
+//!   [`EmbeddedWatcher`](crate::EmbeddedWatcher) or a [`SessionLoop`](crate::SessionLoop) that is turned by the thread
+//!   that plays the peers. A [`Watcher`](crate::Watcher) or a [`Server`](crate::Server) works in a world as well, but
+//!   its threads are scheduled by the real system, and no seed decides that. What threads do to each other is a
+//!   question for [loom](crate::verification#4-threads-loom);
+//! - nothing else depends on chance: no clock but the world's, no order of a `HashMap`, no address of memory. Of gaio,
+//!   three things look at the real clock: deadlines given as an [`Instant`](std::time::Instant) (those given by
+//!   `within` do not), [`EmbeddedWatcher::next_turn`](crate::EmbeddedWatcher::next_turn), and
 //!   [`Watcher::wait_timeout`](crate::Watcher::wait_timeout).
 //!
 //! Tests hold this: `the_same_seed_does_the_same` of `tests/swarm.rs` and of `src/sys/sim/fault_tests.rs`, and
@@ -130,9 +130,9 @@
 //!
 //! # Time
 //!
-//! Nothing here sleeps. When a selector has nothing to report and a deadline to wait for, [`Clock`] says what happens. In a
-//! world that is [`alone`](Config::alone), as those of [`seeds`] are, the clock then jumps to the deadline; a wait that
-//! nothing can end, and a loop that spins, are panics. Deadlines of a loop are rounded up by as much as 2²⁰ ns.
+//! Nothing here sleeps. When a selector has nothing to report and a deadline to wait for, [`Clock`] says what happens.
+//! In a world that is [`alone`](Config::alone), as those of [`seeds`] are, the clock then jumps to the deadline; a wait
+//! that nothing can end, and a loop that spins, are panics. Deadlines of a loop are rounded up by as much as 2²⁰ ns.
 //!
 //! # Held against the kernel
 //!
@@ -149,9 +149,9 @@
 //! | `pending_first` | every attempt that could succeed is first answered EAGAIN, and an edge follows | never |
 //!
 //! Random calls are made on the kernel (loopback) and here at the same time: streams (TCP, Unix), datagrams, listening,
-//! connecting and accepting (`src/sys/sim/*against_kernel.rs`). Every answer must be the same, and every edge here one of
-//! the kernel's, with the same bits. Within that the kernel is free, and the simulated system takes each of these freedoms
-//! only as a fault:
+//! connecting and accepting (`src/sys/sim/*against_kernel.rs`). Every answer must be the same, and every edge here one
+//! of the kernel's, with the same bits. Within that the kernel is free, and the simulated system takes each of these
+//! freedoms only as a fault:
 //!
 //! | a kernel may | here |
 //! |---|---|
@@ -162,16 +162,16 @@
 //! | be out of memory, descriptors or patience | the other kinds of [`Fault`] |
 //! | say how much fits, and tell of room only when there is a good deal of it | [`Config::buffer`] bytes fit, and one is room |
 //!
-//! Not compared: a TCP backlog or a datagram socket that is full, and a second urgent byte while the first is not passed. There
-//! the kernel goes by timers, or by accounts of its own.
+//! Not compared: a TCP backlog or a datagram socket that is full, and a second urgent byte while the first is not
+//! passed. There the kernel goes by timers, or by accounts of its own.
 //!
 //! Not simulated: loss, reordering and delay within a stream (TCP hides them), of a network more than the answers to a
-//! connect, options of sockets beyond those that gaio sets, signals other than those that end a wait, `EPOLLEXCLUSIVE` and
-//! SO_REUSEPORT's way to deal connections out, and the real cost of anything.
+//! connect, options of sockets beyond those that gaio sets, signals other than those that end a wait, `EPOLLEXCLUSIVE`
+//! and SO_REUSEPORT's way to deal connections out, and the real cost of anything.
 
 // Inside: every call that the world may answer in the connection's place asks `State::permit` first (`permit.rs`):
-// `pending_first` lives there, and every fault. A world is one mutex and one condition variable, which are all that loom
-// sees of it. Under loom each execution has a world of its own and every thread is in it; otherwise a thread-local
+// `pending_first` lives there, and every fault. A world is one mutex and one condition variable, which are all that
+// loom sees of it. Under loom each execution has a world of its own and every thread is in it; otherwise a thread-local
 // says which one, and `carry` takes it along to a thread that is spawned. The rules of datagrams are in `datagram.rs`,
 // those of connects in `addresses.rs`; a loop with a thread of its own runs when the scheduler likes, unless the world holds
 // it: `lockstep.rs`.

@@ -10,9 +10,9 @@ use super::{Dice, Fault, Faults, World};
 
 /// Runs `scenario` once for each seed, in a new world that the calling thread is in.
 ///
-/// The world is [`alone`](super::Config::alone), and its [faults](super::Config::faults) are seeded, but none can happen
-/// until the scenario says which: [`World::configure`]. The dice are for everything that the scenario decides. With
-/// `GAIO_SIM_SEEDS=7..8` in the environment those seeds are run instead.
+/// The world is [`alone`](super::Config::alone), and its [faults](super::Config::faults) are seeded, but none can
+/// happen until the scenario says which: [`World::configure`]. The dice are for everything that the scenario decides.
+/// With `GAIO_SIM_SEEDS=7..8` in the environment those seeds are run instead.
 ///
 /// ```
 /// use gaio::sim;
@@ -26,9 +26,10 @@ use super::{Dice, Fault, Faults, World};
 ///
 /// # Panics
 ///
-/// As the scenario does: its panic goes on, after a line on standard error that repeats this seed alone, with a trace. In
-/// a test that line names the test, by the name of its thread. If something that the scenario owns panics in its drop on
-/// top of that, the process is aborted, as always, and the line is missing: `GAIO_SIM_TRACE=1` tells the seed, too.
+/// As the scenario does: its panic goes on, after a line on standard error that repeats this seed alone, with a trace.
+/// In a test that line names the test, by the name of its thread. If something that the scenario owns panics in its
+/// drop on top of that, the process is aborted, as always, and the line is missing: `GAIO_SIM_TRACE=1` tells the seed,
+/// too.
 ///
 /// Also if `GAIO_SIM_SEEDS` is not two numbers with `..` between.
 pub fn seeds(range: Range<u64>, mut scenario: impl FnMut(&World, &mut Dice)) -> Ran {

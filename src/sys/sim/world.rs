@@ -24,8 +24,8 @@ use crate::sync::{Condvar, Mutex, MutexGuard};
 /// One simulated system. A clone is another handle to the same one; all of it is freed with the last handle, socket and
 /// peer.
 ///
-/// Any thread may use a handle; each call is atomic, and returns at once. What is told to nobody stays told to nobody: a
-/// world has no thread of its own, and nothing happens in it but by a call.
+/// Any thread may use a handle; each call is atomic, and returns at once. What is told to nobody stays told to nobody:
+/// a world has no thread of its own, and nothing happens in it but by a call.
 #[derive(Clone)]
 pub struct World {
     pub(super) shared: Arc<Shared>,
@@ -326,7 +326,8 @@ impl World {
         Ok(Peer::new(&self.shared, end))
     }
 
-    /// An address that the code under test may connect to, and whose answers the test gives. Each call, another address.
+    /// An address that the code under test may connect to, and whose answers the test gives. Each call, another
+    /// address.
     #[must_use]
     pub fn remote(&self) -> Remote {
         Remote::new(&self.shared, self.shared.call(|state| state.open_remote()))
@@ -344,7 +345,8 @@ impl World {
         self.shared.call(|state| state.advance_to(state.clock.saturating_add(nanos)));
     }
 
-    /// Says what the test is about to do, in the trace (`GAIO_SIM_TRACE=1`); the function is called only if there is one.
+    /// Says what the test is about to do, in the trace (`GAIO_SIM_TRACE=1`); the function is called only if there is
+    /// one.
     pub fn note<T: fmt::Display>(&self, what: impl FnOnce() -> T) {
         let state = self.shared.lock();
         if state.traced {
