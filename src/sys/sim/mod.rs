@@ -102,6 +102,7 @@
 //! | [`Socket`] | one descriptor, for the code under test: what [`delegate`](crate::Submitter::delegate), [`listen`](crate::Submitter::listen) and [`adopt`](crate::Hub::adopt) take |
 //! | [`Peer`] | the other end of a connection, in the test's hand: sends, receives, ends, resets |
 //! | [`Remote`], [`Attempt`] | an address to connect to, whose answers the test gives |
+//! | [`World::hold`], [`World::go_on`], [`Rest`] | a loop with a thread of its own that runs only while the test lets it |
 //! | [`Config`], [`Clock`], [`Faults`] | what fits into a buffer, how time passes, what goes wrong |
 //!
 //! A thread must be in a world to make a loop or to listen: [`seeds`] and [`World::enter`] put the calling one into a
@@ -117,16 +118,18 @@
 //! - the same program runs: a change of gaio, or of the scenario, may make another run of the same seed;
 //! - one thread at a time does anything in the world, in an order that the seed decides: an
 //!   [`EmbeddedWatcher`](crate::EmbeddedWatcher) or a [`SessionLoop`](crate::SessionLoop) that is turned by the thread
-//!   that plays the peers. A [`Watcher`](crate::Watcher) or a [`Server`](crate::Server) works in a world as well, but
-//!   its threads are scheduled by the real system, and no seed decides that. What threads do to each other is a
-//!   question for [loom](crate::verification#4-threads-loom);
+//!   that plays the peers. A [`Watcher`](crate::Watcher) does so, too, if the world [holds](World::hold) its loop: then
+//!   it runs only while the scenario waits in [`World::go_on`], and stands still wherever another thread could come
+//!   first. Not held, a watcher works in a world as well, as does a [`Server`](crate::Server), but its threads are
+//!   scheduled by the real system, and no seed decides that. What threads do to each other in every order is a question
+//!   for [loom](crate::verification#4-threads-loom);
 //! - nothing else depends on chance: no clock but the world's, no order of a `HashMap`, no address of memory. Of gaio,
 //!   three things look at the real clock: deadlines given as an [`Instant`](std::time::Instant) (those given by
 //!   `within` do not), [`EmbeddedWatcher::next_turn`](crate::EmbeddedWatcher::next_turn), and
 //!   [`Watcher::wait_timeout`](crate::Watcher::wait_timeout).
 //!
-//! Tests hold this: `the_same_seed_does_the_same` of `tests/swarm.rs` and of `src/sys/sim/fault_tests.rs`, and
-//! `a_seed_repeats` of `tests/simulated_seeds.rs` with typed sessions.
+//! Tests hold this: `the_same_seed_does_the_same` of `tests/swarm.rs`, of `tests/swarm_sessions.rs` and of
+//! `src/sys/sim/fault_tests.rs`, and `a_seed_repeats` of `tests/simulated_seeds.rs`.
 //!
 //! # Time
 //!
@@ -173,8 +176,8 @@
 // `pending_first` lives there, and every fault. A world is one mutex and one condition variable, which are all that
 // loom sees of it. Under loom each execution has a world of its own and every thread is in it; otherwise a thread-local
 // says which one, and `carry` takes it along to a thread that is spawned. The rules of datagrams are in `datagram.rs`,
-// those of connects in `addresses.rs`; a loop with a thread of its own runs when the scheduler likes, unless the world holds
-// it: `lockstep.rs`.
+// those of connects in `addresses.rs`; a loop with a thread of its own runs when the scheduler likes, unless the world
+// holds it: `lockstep.rs`.
 
 mod addresses;
 mod config;
