@@ -114,6 +114,14 @@ impl LimitsError {
         let bad = table.iter().find(|(_, value, least, most)| value < least || value > most);
         bad.map_or(Ok(()), |&(name, value, least, most)| Err(Self { name, value, least, most, fixed: false }))
     }
+
+    /// The first row (name, value, value when it was built) that differs.
+    pub(crate) fn unchanged(table: &[(&'static str, usize, usize)]) -> Result<(), Self> {
+        let changed = table.iter().find(|(_, value, built)| value != built);
+        changed.map_or(Ok(()), |&(name, value, built)| {
+            Err(Self { name, value: value as u64, least: built as u64, most: built as u64, fixed: true })
+        })
+    }
 }
 
 impl std::fmt::Display for LimitsError {
@@ -158,10 +166,7 @@ impl Limits {
     /// Checks that what a running loop cannot change is as in `built`.
     pub(crate) fn keeps_what_is_fixed(&self, built: &Self) -> Result<(), LimitsError> {
         let table = [("ring_slots", self.ring_slots, built.ring_slots), ("arena", self.arena, built.arena)];
-        let changed = table.into_iter().find(|(_, value, built)| value != built);
-        changed.map_or(Ok(()), |(name, value, built)| {
-            Err(LimitsError { name, value: value as u64, least: built as u64, most: built as u64, fixed: true })
-        })
+        LimitsError::unchanged(&table)
     }
 
     fn millis(d: Duration) -> u64 {

@@ -290,6 +290,47 @@ fn many_timers_of_many_sessions_all_come() {
 
 // --- output -------------------------------------------------------------------------------------------------------
 
+#[test]
+fn limits_change_while_the_loop_runs() {
+    let mut desk = desk_with(|config| config.buffer = 100, |_| ());
+    let writes = || {
+        order(|io| {
+            io.write(&[0; 121]);
+            Then::Stay
+        })
+    };
+    let (before, _one) = desk.session(Scripted::quiet(Expect::any()));
+    before.send(writes());
+    desk.settle();
+    let (after, two) = desk.session(Scripted::quiet(Expect::any()));
+    let mut limits = desk.rig.hub.limits();
+    (limits.high_water, limits.low_water, limits.output) = (10, 0, 20);
+    (limits.sessions, limits.receive) = (2, 64);
+    desk.rig.hub.set_limits(limits.clone()).unwrap();
+    assert_eq!(desk.rig.hub.limits(), limits);
+    two.send(&[1; 90]).unwrap();
+    desk.settle();
+    assert_eq!(after.take(), [frame(&[1; 64]), frame(&[1; 26])]);
+    // What is there already ends nothing; what is new counts.
+    assert_eq!(before.end(), None);
+    after.send(order(|io| {
+        io.write(&[0; 21]);
+        Then::Stay
+    }));
+    let (socket, _three) = desk.world.pair();
+    let (state, _) = Scripted::quiet(Expect::any());
+    let (error, state) = desk.rig.hub.adopt(socket, state).unwrap_err();
+    assert!(matches!(error.kind, gaio::DelegateErrorKind::TooMany));
+    state.strike_off();
+    desk.settle();
+    assert_eq!(after.end().as_deref(), Some("too much output queued"));
+    limits.low_water = 11;
+    assert_eq!(desk.rig.hub.set_limits(limits.clone()).unwrap_err().limit(), "low_water");
+    (limits.low_water, limits.ring_slots) = (0, 2);
+    assert!(desk.rig.hub.set_limits(limits).unwrap_err().is_fixed());
+    assert_eq!(desk.rig.hub.limits().ring_slots, SessionLimits::default().ring_slots, "nothing has changed");
+}
+
 /// The budget of a step may be over right behind `on_drained`: what it wrote is this session's all the same, not the next one's.
 #[test]
 fn what_is_produced_with_the_last_of_a_budget_is_not_the_next_sessions() {

@@ -86,6 +86,7 @@ pub(crate) struct Sessions<P: Protocol> {
     pub(crate) groups: HashMap<u64, BTreeSet<u64>>,
     pub(crate) alarms: Arena<Alarm>,
     pub(crate) ending: Ending,
+    pub(crate) limits_seen: u32,
 }
 
 impl<P: Protocol> Sessions<P> {
@@ -110,6 +111,7 @@ impl<P: Protocol> Sessions<P> {
             groups: HashMap::new(),
             alarms: Arena::default(),
             ending: Ending::No,
+            limits_seen: 0,
         }
     }
 
@@ -226,7 +228,8 @@ impl<P: Protocol> event_loop::Face for Sessions<P> {
     type Session = Typed<P>;
     type Tag = Option<Duration>;
 
-    fn begin(&mut self, _core: &mut Core<P>) {
+    fn begin(&mut self, core: &mut Core<P>) {
+        self.renew_limits(core);
         // Once per turn; limits are told apart by milliseconds.
         self.bench.now = sys::now();
     }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::limits::LimitsError;
 
-/// Every bound of a loop of sessions. Start from the default, change what you need; it is checked when the loop is built.
+/// Every bound of a loop of sessions. Start from the default, change what you need; it is checked when the loop is built. All
+/// but the slots of the ring can be changed while it runs: [`Hub::set_limits`](crate::Hub::set_limits).
 ///
 /// ```
 /// let mut limits = gaio::SessionLimits::default();
@@ -88,5 +89,10 @@ impl SessionLimits {
             ("close_drain", self.close_drain as u64, 0, 1 << 30),
         ];
         LimitsError::first(&table)
+    }
+
+    /// Checks that what a running loop cannot change is as in `built`.
+    pub(crate) fn keeps_what_is_fixed(&self, built: &Self) -> Result<(), LimitsError> {
+        LimitsError::unchanged(&[("ring_slots", self.ring_slots, built.ring_slots)])
     }
 }

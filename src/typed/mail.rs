@@ -15,6 +15,8 @@ use crate::sync::figures::AtomicUsize;
 use crate::sys::Socket;
 use crate::typed::address::{Post, SendError, SendErrorKind};
 use crate::typed::connecting::Connect;
+use crate::typed::limits::SessionLimits;
+use crate::typed::live::Live;
 use crate::typed::protocol::Protocol;
 
 /// A connection on its way to a loop.
@@ -39,19 +41,19 @@ pub(crate) enum Command<P: Protocol> {
 pub(crate) struct Mail<P: Protocol> {
     pub(crate) inbox: Inbox<Command<P>>,
     pub(crate) counters: crate::sync::Arc<Counters>,
-    /// Sessions there are, or are on their way; and how many there may be.
+    /// Sessions there are, or are on their way.
     sessions: AtomicUsize,
-    most: usize,
+    pub(crate) limits: Live,
 }
 
 impl<P: Protocol> Mail<P> {
-    pub(crate) const fn new(inbox: Inbox<Command<P>>, counters: crate::sync::Arc<Counters>, most: usize) -> Self {
-        Self { inbox, counters, sessions: AtomicUsize::new(0), most }
+    pub(crate) fn new(inbox: Inbox<Command<P>>, counters: crate::sync::Arc<Counters>, limits: SessionLimits) -> Self {
+        Self { inbox, counters, sessions: AtomicUsize::new(0), limits: Live::new(limits) }
     }
 
     /// Takes a place for a session, if there is one.
     pub(crate) fn admit(&self) -> bool {
-        let fits = self.sessions.fetch_add(1, Ordering::Relaxed) < self.most;
+        let fits = self.sessions.fetch_add(1, Ordering::Relaxed) < self.limits.sessions();
         if !fits {
             self.left();
         }

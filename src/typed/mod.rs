@@ -18,6 +18,7 @@ pub(crate) mod expect;
 pub(crate) mod face;
 pub(crate) mod io;
 pub(crate) mod limits;
+mod live;
 pub(crate) mod machine;
 pub(crate) mod mail;
 pub(crate) mod output;

@@ -80,7 +80,7 @@ impl<P: Protocol> Unbound<P> {
         let core_limits = Limits { accepts_per_turn: limits.accepts_per_turn, ..Limits::default() };
         let core = event_loop::Core::new(selector, core_limits, counters.clone())?;
         let inbox = Inbox::new(producer, raiser, waker, counters.clone());
-        let mail = Arc::new(Mail::new(inbox, counters, limits.sessions));
+        let mail = Arc::new(Mail::new(inbox, counters, limits.clone()));
         let siblings = siblings.iter().map(|hub| hub.0.clone()).collect();
         let face = Sessions::new(mail.clone(), Intake::new(consumer), limits, welcome, siblings);
         Ok(Self { event_loop: EventLoop::new(core, face, keeper), hub: Hub(mail) })

@@ -36,10 +36,11 @@ enum Act {
     Sleep,
     Advance,
     Lull,
+    Limits,
     Shutdown,
 }
 
-const ACTS: [(Act, usize); 20] = [
+const ACTS: [(Act, usize); 21] = [
     (Act::Adopt, 10),
     (Act::AdoptAgain, 6),
     (Act::Listen, 2),
@@ -59,6 +60,7 @@ const ACTS: [(Act, usize); 20] = [
     (Act::Sleep, 4),
     (Act::Advance, 8),
     (Act::Lull, 1),
+    (Act::Limits, 2),
     (Act::Shutdown, 1),
 ];
 
@@ -223,6 +225,7 @@ impl<'f> Swarm<'f> {
             }
             Act::Advance => self.world.advance(self.some_time()),
             Act::Lull => (0..10).for_each(|_| self.turn(Duration::ZERO)),
+            Act::Limits => self.change_limits(foreign),
             Act::Shutdown => {
                 // In one run of a few.
                 if self.roll(8) == 0 {
@@ -443,6 +446,24 @@ impl<'f> Swarm<'f> {
                 assert!(right, "a broadcast is refused: {kind:?}");
             }
         }
+    }
+
+    /// All but the number of sessions, which may be above a lower one, and the times, of which some run already.
+    fn change_limits(&self, foreign: Option<&Foreign>) {
+        let mut book = self.book.open();
+        let old = self.hub().limits();
+        assert_eq!(old, book.limits);
+        let mut limits = random_limits(&mut book.dice);
+        (limits.sessions, limits.ring_slots) = (old.sessions, old.ring_slots);
+        (limits.close_within, limits.connect_within) = (old.close_within, old.connect_within);
+        book.limits = limits.clone();
+        drop(book);
+        let hub = self.hub().clone();
+        let answer = match foreign {
+            Some(foreign) => foreign.run(move || hub.set_limits(limits)),
+            None => hub.set_limits(limits),
+        };
+        assert_eq!(answer, Ok(()));
     }
 
     fn shut_down(&self, foreign: Option<&Foreign>) {

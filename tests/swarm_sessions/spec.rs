@@ -26,6 +26,8 @@ pub(crate) enum What {
     Any,
     Exactly(usize),
     Until(&'static [u8]),
+    /// With its delimiter.
+    Through(&'static [u8]),
     Length(Field),
     /// A byte that says how much follows it (in its low three bits), that much, and a full stop. An eager decoder names the
     /// frame before it is there.
@@ -63,7 +65,10 @@ impl Spec {
             0 => What::Nothing,
             1..=3 => What::Any,
             4..=5 => What::Exactly(1 + dice.roll(most)),
-            6..=9 => What::Until(DELIMITERS[if dice.roll(16) == 0 { 4 } else { dice.roll(4) }]),
+            6..=9 => {
+                let delimiter = DELIMITERS[if dice.roll(16) == 0 { 4 } else { dice.roll(4) }];
+                if dice.roll(3) == 0 { What::Through(delimiter) } else { What::Until(delimiter) }
+            }
             10..=13 => What::Length(Field {
                 width: [0, 0, 1, 2, 2, 3, 4, 8][dice.roll(8)],
                 big: dice.roll(2) == 0,
@@ -91,6 +96,7 @@ impl Spec {
             What::Any => Expect::any(),
             What::Exactly(n) => Expect::exactly(n),
             What::Until(delimiter) => Expect::until(delimiter),
+            What::Through(delimiter) => Expect::through(delimiter),
             What::Length(field) => Expect::length(field.product()),
             What::Custom { .. } => Expect::custom(),
         };
@@ -123,7 +129,7 @@ impl Spec {
             What::Exactly(n) if n > at_most => Next::TooLong,
             What::Exactly(n) if input.len() < n => Next::More,
             What::Exactly(n) => Next::Frame { skip: 0, len: n, total: n },
-            What::Until(delimiter) => {
+            What::Until(delimiter) | What::Through(delimiter) => {
                 let places = 0..(input.len() + 1).saturating_sub(delimiter.len());
                 let found = places.clone().find(|at| !delimiter.is_empty() && input[*at..].starts_with(delimiter));
                 // So many bytes are the frame's, whatever comes.
@@ -132,7 +138,11 @@ impl Spec {
                     None if certain > at_most => Next::TooLong,
                     None => Next::More,
                     Some(at) if at > at_most => Next::TooLong,
-                    Some(at) => Next::Frame { skip: 0, len: at, total: at + delimiter.len() },
+                    Some(at) => {
+                        let total = at + delimiter.len();
+                        let through = matches!(self.what, What::Through(_));
+                        Next::Frame { skip: 0, len: if through { total } else { at }, total }
+                    }
                 }
             }
             What::Length(field) => field.next(input, at_most),
@@ -171,7 +181,7 @@ impl Spec {
             _ if mistaken => noise(dice, len + 1),
             What::Nothing | What::Any => noise(dice, len + 1),
             What::Exactly(n) => noise(dice, n),
-            What::Until(delimiter) => [&noise(dice, len)[..], delimiter].concat(),
+            What::Until(delimiter) | What::Through(delimiter) => [&noise(dice, len)[..], delimiter].concat(),
             What::Length(field) => field.speech(dice, len),
             What::Custom { .. } => {
                 let len = dice.roll(6);
