@@ -102,7 +102,7 @@ fn pooled_reads_wait_for_room_for_a_whole_message() {
         let all: Vec<Got> = batches.into_iter().flatten().collect();
         let whole = |n| Got::Bytes(vec![7; n]);
         assert_eq!(all, [whole(100), whole(100), whole(129), whole(0), Got::Cut(250, vec![7; 200])]);
-        assert_eq!(desk.submitter.counters().starved > 0, !pending, "with one message a turn there is always room");
+        assert!(desk.submitter.counters().starved > 0, "pending first: {pending}");
     }
 }
 

@@ -138,6 +138,30 @@ fn bytes_whose_write_is_told_as_done_are_not_queued_any_more() {
     world.let_go();
 }
 
+/// It looks how long a message is, then receives it; and that everything is pending first is no reason to do so for ever.
+#[test]
+fn a_message_that_may_not_fit_into_the_rest_of_an_arena_is_received_at_last() {
+    let mut limits = Limits::default();
+    (limits.arena, limits.read_cap) = (256, 200);
+    let (world, mut watcher, submitter) = held_with(limits);
+    world.configure(|config| config.pending_first = true);
+    let ((one, peer), (other, other_peer)) = (world.unix_datagram_pair(), world.unix_datagram_pair());
+    let (one, other) = (submitter.delegate(one).unwrap(), submitter.delegate(other).unwrap());
+    for n in 1..3 {
+        one.read_pooled().submit_with(n).unwrap();
+        peer.send(&[7; 100]).unwrap();
+        assert_eq!(world.go_on(MANY), Rest::Asleep(None));
+    }
+    // Nobody takes the first batch, so this one goes to the second, of whose arena a part is used.
+    other.read_pooled().submit_with(3).unwrap();
+    other_peer.send(&[7; 10]).unwrap();
+    assert_eq!(world.go_on(MANY), Rest::Asleep(None), "it does not spin");
+    assert_eq!(watcher.try_wait().unwrap().count(), 1);
+    assert_eq!(world.go_on(MANY), Rest::Asleep(None));
+    assert_eq!(watcher.try_wait().unwrap().count(), 2);
+    world.let_go();
+}
+
 #[test]
 fn a_consumer_that_stays_away_finds_everything() {
     let (world, mut watcher, submitter) = held();

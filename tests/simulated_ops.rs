@@ -416,6 +416,27 @@ fn what_is_left_goes_first_through_any_fragmentation() {
     }
 }
 
+/// The write takes the last of its session's budget as its time is over. Then the read has its try all the same, with some of
+/// its own; of no budget it would bring no bytes.
+#[test]
+fn what_is_left_goes_to_a_read_whose_write_ends_with_its_time() {
+    let mut served = 0;
+    for steps in 1..10 {
+        let mut desk = desk_with(|_| (), |limits| limits.bytes_per_turn = 8);
+        let (socket, _peer) = desk.world.pair();
+        let conn = desk.submitter.delegate_with(socket, &b"left"[..]).unwrap();
+        conn.write(vec![7; 8 * steps]).then_read().within(MILLISECOND).submit_with(1).unwrap();
+        let mut got: Vec<_> = desk.watcher.turn(Some(Duration::ZERO)).unwrap().map(of).collect();
+        got.extend(desk.after(5 * MILLISECOND));
+        match got[..] {
+            [(1, Got::Bytes(ref bytes))] if bytes == b"left" => served += 1,
+            [(1, Got::Failed(Half::Write, done, _))] => assert!(done < 8 * steps, "{done} of {steps} steps"),
+            _ => panic!("{got:?} after {steps} steps"),
+        }
+    }
+    assert!(served > 3, "by so many times the write was through: {served}");
+}
+
 #[test]
 fn what_is_left_leaves_with_the_socket() {
     let mut desk = desk();

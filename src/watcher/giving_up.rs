@@ -27,12 +27,12 @@ impl<C> Proactor<C> {
         let Some(session) = core.sessions.get_mut(key).filter(|session| session.has(Flags::QUEUED)) else {
             return self.give_up(core, index, OpError::TimedOut);
         };
-        let mut turn = Turn::new(key, session, &mut core.timers, &self.limits);
-        if goes_out && turn.session.state.write.starts_with(index) && turn.session.wants_to_write() {
-            self.try_write(&mut turn);
+        if goes_out && session.state.write.starts_with(index) && session.wants_to_write() {
+            self.try_write(&mut Turn::new(key, session, &mut core.timers, &self.limits));
         }
-        if turn.session.state.read.starts_with(index) && turn.session.wants_to_read() {
-            self.try_read(&mut turn);
+        // With a budget of its own: a read that follows its write must not find none left.
+        if session.state.read.starts_with(index) && session.wants_to_read() {
+            self.try_read(&mut Turn::new(key, session, &mut core.timers, &self.limits));
         }
         // It was there a moment ago, and nothing has been taken up since: if the entry is in use it is still the same.
         self.give_up(core, index, OpError::TimedOut);

@@ -149,7 +149,8 @@ impl Swarm<'_> {
         let floor = &mut self.floor;
         assert!(!floor.owes_turn, "it may sleep, although this thread has handed something in");
         assert!(!floor.owes_wake, "it may sleep, although another thread has handed something in");
-        if floor.calm || floor.dice.roll(8) > 0 {
+        // The end of a grace is looked at in every turn; what wakes the loop for it is rounded up.
+        if floor.calm || floor.shut_down || floor.dice.roll(8) > 0 {
             return;
         }
         let before = (floor.events, floor.world.now());

@@ -274,6 +274,11 @@ impl Floor {
                 DelegateErrorKind::TooMany => {
                     assert!(self.submitter().counters().sessions as usize >= self.limits.sessions);
                 }
+                // A datagram socket that has found its peer dead.
+                DelegateErrorKind::Unsupported(_) => {
+                    let line = &self.lines[index];
+                    assert!(line.again && line.peer_gone && line.messages.is_some(), "refused: {line:?}");
+                }
                 kind => panic!("{kind:?}"),
             },
         }

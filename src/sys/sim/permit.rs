@@ -87,8 +87,10 @@ impl State {
     pub(super) fn permit(&mut self, verb: Verb, descriptor: Option<Descriptor>, wanted: usize) -> Result<usize, Errno> {
         self.fail(verb)?;
         let (index, bit) = match verb {
-            Verb::Recv | Verb::Peek | Verb::Accept => (0, Bits::READABLE),
+            Verb::Recv | Verb::Accept => (0, Bits::READABLE),
             Verb::Send | Verb::Connected => (1, Bits::WRITABLE),
+            // Counted by itself: who looks before each receive would else be held back at one of the two for ever.
+            Verb::Peek => (2, Bits::READABLE),
             Verb::Connect | Verb::Register | Verb::Wait => return Ok(wanted),
         };
         let Some(descriptor) = descriptor else { return Ok(wanted) };

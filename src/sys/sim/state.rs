@@ -54,8 +54,8 @@ pub(super) enum Object {
 struct Entry {
     object: Object,
     registration: Option<Registration>,
-    /// Directions whose next attempt was held back once and may pass (`pending_first`).
-    pended: [bool; 2],
+    /// Kinds of attempts of which the next was held back once and may pass (`pending_first`).
+    pended: [bool; 3],
 }
 
 struct Registration {
@@ -126,7 +126,7 @@ impl State {
 
     pub(super) fn open(&mut self, object: Object) -> Result<Descriptor, Errno> {
         self.has_descriptor()?;
-        let entry = Entry { object, registration: None, pended: [false; 2] };
+        let entry = Entry { object, registration: None, pended: [false; 3] };
         let numbers = self.table.len();
         let descriptor = occupy(&mut self.table, entry);
         if descriptor < numbers {
@@ -160,7 +160,7 @@ impl State {
         self.table[descriptor].as_mut().expect("an open descriptor: its handle is alive")
     }
 
-    /// Was the last attempt in this direction held back (`pending_first`)?
+    /// Was the last attempt of this kind held back (`pending_first`)?
     pub(super) fn pended(&mut self, descriptor: Descriptor, index: usize) -> &mut bool {
         &mut self.entry(descriptor).pended[index]
     }
