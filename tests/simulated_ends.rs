@@ -198,6 +198,19 @@ fn a_close_throws_away_a_portion_at_a_time() {
     assert!(desk.submitter.counters().turns - before >= 1_000_000 / (8 * 16_384));
 }
 
+/// And goes on with it, although no edge tells of what is there already.
+#[test]
+fn a_close_throws_away_all_that_is_there() {
+    let mut desk = desk_with(|config| config.buffer = 200_000, |_| ());
+    let (conn, peer) = desk.conn();
+    assert_eq!(peer.send(&vec![7; 200_000]).unwrap(), 200_000);
+    assert_eq!(desk.events(), []);
+    conn.close().submit_with(1).unwrap();
+    assert_eq!(desk.events(), []);
+    assert_eq!(desk.events(), []);
+    assert_eq!(peer.send(&vec![7; 200_000]).unwrap(), 200_000, "there is room again");
+}
+
 /// Only what was sent in part, or could not be sent although a close had promised it, makes a reset of the end.
 #[test]
 fn whole_messages_are_followed_by_a_clean_end() {

@@ -601,6 +601,102 @@ fn what_is_decided_as_the_grace_ends_is_the_reason() {
     assert_eq!(stays.end().as_deref(), Some("the loop has ended"));
 }
 
+/// Frames that were kept because nothing was expected are handed over as soon as they are, and the end behind them.
+#[test]
+fn what_was_kept_needs_no_edge() {
+    let mut desk = desk();
+    let line = Expect::until(b"\n");
+    let (log, peer) = desk.session(Scripted::new(line, |seen, _| match seen {
+        Seen::Frame(bytes) if bytes == b"wait" => Then::Expect(Expect::nothing()),
+        _ => usual(seen),
+    }));
+    peer.send(b"one\nwait\ntwo\nwait\nthree\n").unwrap();
+    desk.settle();
+    assert_eq!(log.take(), [frame(b"one"), frame(b"wait")]);
+    log.send(order(move |_| Then::Expect(line)));
+    desk.settle();
+    assert_eq!(log.take(), [Seen::Message("order"), frame(b"two"), frame(b"wait")]);
+    peer.shutdown_write().unwrap();
+    desk.settle();
+    assert_eq!(log.take(), [], "the end, too, waits");
+    log.send(order(move |_| Then::Expect(line)));
+    desk.settle();
+    let expected = [Seen::Message("order"), frame(b"three"), Seen::Eof, Seen::End("closed".into())];
+    assert_eq!(log.take(), expected);
+}
+
+/// With its end decided a session is told nothing but that: no timer of its own, no message, not even the shutdown.
+#[test]
+fn a_session_that_is_closing_is_called_no_more() {
+    let mut desk = desk();
+    let (log, _peer) = desk.session(Scripted::quiet(Expect::any().idle_within(2 * SECOND)));
+    let (_other, _others_peer) = desk.session(Scripted::new(Expect::any(), |_, _| Then::Stay));
+    log.send(order(|io| {
+        io.timer(1, SECOND);
+        Then::Close
+    }));
+    desk.settle();
+    log.take();
+    let _ = log.address().send(note("too late"));
+    desk.pass(3 * SECOND);
+    desk.rig.hub.shutdown(10 * SECOND);
+    desk.settle();
+    assert_eq!(log.take(), []);
+    desk.pass(3 * SECOND);
+    assert_eq!(log.take(), [Seen::End("closed".into())]);
+    assert_eq!(desk.rig.hub.counters().undelivered, 1);
+}
+
+#[test]
+fn a_group_forgets_who_has_left_or_ended() {
+    let mut desk = desk();
+    let all: Vec<_> = (0..3).map(|_| desk.session(Scripted::quiet(Expect::any()))).collect();
+    for (log, _) in &all {
+        log.send(order(|io| {
+            io.join(7);
+            Then::Stay
+        }));
+    }
+    all[1].0.send(order(|io| {
+        io.leave(7);
+        Then::Stay
+    }));
+    all[2].0.send(order(|_| Then::Abort));
+    desk.settle();
+    all.iter().for_each(|(log, _)| drop(log.take()));
+    desk.rig.hub.broadcast(7, note("to all")).map_err(drop).unwrap();
+    desk.settle();
+    assert_eq!(all[0].0.take(), [Seen::Message("to all")]);
+    assert_eq!((all[1].0.take(), all[2].0.take()), (vec![], vec![]));
+    assert_eq!(desk.rig.hub.counters().undelivered, 0, "nobody is looked for who is not there");
+}
+
+/// What a callback writes goes out in that order, whatever it is made of and however little fits.
+#[test]
+fn output_keeps_its_order_when_the_socket_is_full() {
+    for buffer in [1, 4, 7, 100] {
+        let mut desk = desk_with(|config| config.buffer = buffer, |_| ());
+        let (state, log) = Scripted::new(Expect::exactly(10), |seen, io| {
+            if let Seen::Frame(_) = seen {
+                io.write(b" copied ");
+                io.write_bytes(bytes::Bytes::from_static(b"shared "));
+                io.write(b"end ");
+            }
+            usual(seen)
+        });
+        let (_log, peer) = desk.session((state.echoing(), log));
+        let mut got = Vec::new();
+        let (input, mut sent) = (b"0123456789abcdefghij", 0);
+        for _ in 0..100 {
+            sent += peer.send(&input[sent..]).unwrap_or(0);
+            desk.settle();
+            got.extend(received(&peer).unwrap_or_default());
+        }
+        let expected = b"0123456789 copied shared end abcdefghij copied shared end ";
+        assert_eq!(got, expected, "{buffer} fit");
+    }
+}
+
 #[test]
 fn everything_works_though_every_call_is_pending_first() {
     {

@@ -304,4 +304,17 @@ mod tests {
             assert_eq!(if class == Class::Small { shelves.small.len() } else { shelves.large.len() }, keep);
         }
     }
+
+    #[test]
+    fn what_a_lease_is_filled_with_is_all_there_is() {
+        let pool = Arc::new(Pool::new(256 << 10));
+        let mut lease = Pool::copy(&pool, b"longer");
+        lease.replace(b"new");
+        lease.truncate(9);
+        assert_eq!(&*lease, b"new");
+        lease.truncate(1);
+        assert_eq!(&*lease, b"n");
+        lease.replace(&[7; 2 * SMALL]);
+        assert_eq!(&*lease, [7; 2 * SMALL]);
+    }
 }
