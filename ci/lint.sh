@@ -6,10 +6,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-for cfg in '' gaio_pipe_waker; do
-    echo "--- clippy ${cfg:-(as it is)}"
-    cargo clippy --all-targets -- -D warnings ${cfg:+--cfg "$cfg"}
-done
+echo '--- clippy'
+cargo clippy --all-targets -- -D warnings
+# The tests are the same ones.
+echo '--- clippy gaio_pipe_waker'
+cargo clippy --lib -- -D warnings --cfg gaio_pipe_waker
 # A simulated socket is made from no real one, so what uses real ones cannot be built with it.
 echo '--- clippy gaio_sim'
 cargo clippy --lib --example simulated --test 'simulated*' --test 'swarm*' -- -D warnings --cfg gaio_sim
