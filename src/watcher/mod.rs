@@ -3,7 +3,7 @@
 //! ```text
 //!  submitter.rs, conn.rs ──► shared.rs ──► proactor.rs ──► flow.rs       bytes (datagrams.rs: messages)
 //!    op.rs: what travels                    queue.rs  ├──► accepting.rs, connecting.rs: connections
-//!    lease.rs: buffers                          │     ├──► closing.rs    ends of connections
+//!    lease.rs, pool.rs: buffers                 │     ├──► closing.rs    ends of connections
 //!                                               ▼     └──► ending.rs     end of the loop
 //!  Watcher, EmbeddedWatcher ◄── batch.rs ◄── outbox.rs
 //!                               outcome.rs: what comes back
