@@ -38,6 +38,7 @@ use crate::sync::{Arc, mutant};
 use crate::sys::{self, Errno, Readiness, Selector, Socket};
 
 pub(crate) mod arena;
+pub(crate) mod changing;
 pub(crate) mod counters;
 pub(crate) mod inbox;
 pub(crate) mod listener;

@@ -29,6 +29,23 @@ pub(crate) enum Timer {
     Grace,
 }
 
+/// How long to wait before something is tried again that no edge announces. Each pause is twice as long as the one before,
+/// up to the longest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Pause(u64);
+
+impl Pause {
+    pub(crate) const FIRST: Self = Self(1 << 20);
+    const LONGEST: u64 = 64 << 20;
+
+    /// So many nanoseconds; the next one is longer.
+    pub(crate) fn take(&mut self) -> u64 {
+        let now = self.0;
+        self.0 = Self::LONGEST.min(2 * now);
+        now
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     node: Node,
@@ -111,6 +128,13 @@ mod tests {
     use super::*;
 
     const MS: u64 = 1 << 20;
+
+    #[test]
+    fn pauses_grow_and_end_growing() {
+        let mut pause = Pause::FIRST;
+        let taken: Vec<u64> = (0..9).map(|_| pause.take() / MS).collect();
+        assert_eq!(taken, [1, 2, 4, 8, 16, 32, 64, 64, 64]);
+    }
 
     #[test]
     fn what_is_due_comes_in_order_and_nothing_early() {

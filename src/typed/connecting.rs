@@ -17,16 +17,12 @@ use std::path::PathBuf;
 use bytes::Bytes;
 
 use crate::event_loop::inbox::nanos;
-use crate::event_loop::timers::Timer;
+use crate::event_loop::timers::{Pause, Timer};
 use crate::sys::{self, Connecting, Errno, StreamOptions};
 use crate::typed::face::{Core, Sessions};
 use crate::typed::machine::Machine;
 use crate::typed::mail::Newcomer;
 use crate::typed::protocol::{End, Protocol};
-
-/// The first pause before a full backlog is tried again. Each is twice as long as the one before, up to the longest.
-const FIRST_PAUSE: u64 = 1 << 20;
-const LONGEST_PAUSE: u64 = 64 << 20;
 
 /// Where to.
 #[derive(Clone, Debug)]
@@ -41,7 +37,7 @@ pub(crate) struct Connect<P> {
     pub(crate) to: To,
     pub(crate) state: P,
     /// When it is given up, and the next pause; `None` until the first attempt.
-    tried: Option<(u64, u64)>,
+    tried: Option<(u64, Pause)>,
 }
 
 impl<P> Connect<P> {
@@ -91,8 +87,8 @@ impl<P: Protocol> Sessions<P> {
             return self.tell(&mut Machine::new(connect.state), &End::TooMany);
         }
         let now = sys::now();
-        let usual = (now.saturating_add(nanos(self.bench.limits.connect_within)), FIRST_PAUSE);
-        let (by, pause) = *connect.tried.get_or_insert(usual);
+        let usual = (now.saturating_add(nanos(self.bench.limits.connect_within)), Pause::FIRST);
+        let (by, pause) = connect.tried.get_or_insert(usual);
         let options = StreamOptions::default();
         let (unix, attempt) = match &connect.to {
             To::Tcp(address) => (false, sys::connect_tcp(*address, &options)),
@@ -104,12 +100,12 @@ impl<P: Protocol> Sessions<P> {
                 let newcomer = Newcomer { socket, unix, state, leftover, linger: None };
                 return self.take_in(core, newcomer, connecting == Connecting::Pending);
             }
-            Err(Errno::AGAIN) if unix && now < by => {
-                connect.tried = Some((by, LONGEST_PAUSE.min(2 * pause)));
+            Err(Errno::AGAIN) if unix && now < *by => {
+                let again = now.saturating_add(pause.take()).min(*by);
                 let number = self.connects.next;
                 self.connects.next += 1;
                 self.connects.paused.insert(number, connect);
-                core.timers.arm(by.min(now.saturating_add(pause)), Timer::Attempt(number));
+                core.timers.arm(again, Timer::Attempt(number));
                 return;
             }
             Err(Errno::AGAIN) if unix => Errno::TIMEDOUT,

@@ -1,16 +1,12 @@
 //! Limits of typed sessions that change while the loop runs.
 //!
-//! As with the proactor's (`watcher/live.rs`): who changes them stores the whole under a lock of their own, then counts, then
-//! raises; the loop looks at the count as a turn begins, and at the whole if that is new. The number of sessions is looked at
-//! by whoever gives a connection, so it has a word of its own.
+//! They go the way of `event_loop/changing.rs`. The number of sessions is looked at by whoever gives a connection, so it has a
+//! word of its own.
 
-use std::sync::{Arc, PoisonError};
-
-use arc_swap::ArcSwap;
-
+use crate::event_loop::changing::Changing;
 use crate::limits::LimitsError;
-use crate::sync::figures::{AtomicU32, AtomicUsize};
-use crate::sync::{Mutex, Ordering};
+use crate::sync::Ordering;
+use crate::sync::figures::AtomicUsize;
 use crate::typed::face::{Core, Sessions};
 use crate::typed::limits::SessionLimits;
 use crate::typed::protocol::Protocol;
@@ -20,16 +16,12 @@ use crate::watcher::aligned::Aligned;
 #[derive(Debug)]
 pub(crate) struct Live {
     sessions: AtomicUsize,
-    changes: AtomicU32,
-    whole: ArcSwap<SessionLimits>,
-    changing: Mutex<()>,
+    changing: Changing<SessionLimits>,
 }
 
 impl Live {
     pub(crate) fn new(limits: SessionLimits) -> Self {
-        let sessions = AtomicUsize::new(limits.sessions);
-        let whole = ArcSwap::from_pointee(limits);
-        Self { sessions, changes: AtomicU32::new(0), whole, changing: Mutex::new(()) }
+        Self { sessions: AtomicUsize::new(limits.sessions), changing: Changing::new(limits) }
     }
 
     pub(crate) fn sessions(&self) -> usize {
@@ -38,13 +30,11 @@ impl Live {
 
     fn set(&self, limits: SessionLimits) -> Result<(), LimitsError> {
         limits.check()?;
-        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        limits.keeps_what_is_fixed(&self.whole.load())?;
-        self.sessions.store(limits.sessions, Ordering::Relaxed);
-        self.whole.store(Arc::new(limits));
-        // Release pairs with the loop's look, so that it finds at least these.
-        self.changes.fetch_add(1, Ordering::Release);
-        Ok(())
+        self.changing.set(limits, |limits, built| {
+            limits.keeps_what_is_fixed(built)?;
+            self.sessions.store(limits.sessions, Ordering::Relaxed);
+            Ok(())
+        })
     }
 }
 
@@ -52,11 +42,7 @@ impl<P: Protocol> Sessions<P> {
     /// Takes up limits that were changed since the last turn.
     #[inline]
     pub(crate) fn renew_limits(&mut self, core: &mut Core<P>) {
-        let changes = self.mail.limits.changes.load(Ordering::Acquire);
-        if std::mem::replace(&mut self.limits_seen, changes) == changes {
-            return;
-        }
-        let limits = SessionLimits::clone(&self.mail.limits.whole.load());
+        let Some(limits) = self.mail.limits.changing.changed(&mut self.limits_seen) else { return };
         if limits.receive != self.bench.limits.receive {
             self.receive = Aligned::new(limits.receive);
         }
@@ -112,6 +98,6 @@ impl<P: Protocol> Hub<P> {
     /// The limits as they were set last.
     #[must_use]
     pub fn limits(&self) -> SessionLimits {
-        SessionLimits::clone(&self.0.limits.whole.load())
+        self.0.limits.changing.whole()
     }
 }

@@ -28,7 +28,7 @@ use crate::event_loop::Step;
 use crate::event_loop::counters::count;
 use crate::event_loop::session::{Flags, Session};
 use crate::event_loop::slab::Key;
-use crate::event_loop::timers::{Armed, Timer};
+use crate::event_loop::timers::{Armed, Pause, Timer};
 use crate::sys::{self, Errno, Socket, StreamOptions};
 use crate::watcher::Conn;
 use crate::watcher::batch::Item;
@@ -39,9 +39,6 @@ use crate::watcher::queue::Queues;
 
 /// Attempts begun in one turn; the others are in the next (G8).
 const ATTEMPTS_PER_TURN: usize = 256;
-/// The first pause before a full backlog is tried again. Each is twice as long as the one before, up to the longest.
-const FIRST_PAUSE: u64 = 1 << 20;
-const LONGEST_PAUSE: u64 = 64 << 20;
 
 /// What was asked for.
 #[derive(Debug)]
@@ -69,7 +66,7 @@ pub(crate) struct Connect<C> {
     deadline: Armed,
     /// The stagger, or the pause before the next attempt.
     pause: Armed,
-    paused: u64,
+    paused: Pause,
 }
 
 impl<C> Connect<C> {
@@ -83,7 +80,7 @@ impl<C> Connect<C> {
             queued: false,
             deadline: Armed::NONE,
             pause: Armed::NONE,
-            paused: FIRST_PAUSE,
+            paused: Pause::FIRST,
         }
     }
 
@@ -181,8 +178,7 @@ impl<C> Proactor<C> {
                 self.advance_connect(core, key);
             }
             Err(Errno::AGAIN) if addr.is_none() => {
-                connect.pause = core.timers.arm(sys::now() + connect.paused, Timer::Attempt(id));
-                connect.paused = LONGEST_PAUSE.min(2 * connect.paused);
+                connect.pause = core.timers.arm(sys::now() + connect.paused.take(), Timer::Attempt(id));
             }
             Err(errno) => {
                 if beside_others {

@@ -1,24 +1,12 @@
 //! Limits that change while the loop runs.
 //!
-//! | who                  | looks at                  | when                | cost                       |
-//! |----------------------|---------------------------|---------------------|----------------------------|
-//! | submitters           | a figure of its own each  | at each submission  | a relaxed load, as before  |
-//! | the loop             | `changes`                 | as a turn begins    | a load                     |
-//! | the loop, if changed | `whole`, which it copies  | then                | a copy                     |
-//! | who changes them     | all, under a lock         |                     | an allocation              |
-//!
-//! The loop never takes that lock: it is there for two changes at once, whose figures would mix. Each figure is a bound
-//! of its own, so nobody minds that one is new already while the next is not. `whole` and `changes` travel to the loop
-//! as any submission does: written first, then the gate is raised (W1). So a loop that sleeps since it found a limit
-//! reached looks again.
+//! What submitters look at at each submission has a word of its own, read as relaxed as before; all else goes the way of
+//! `event_loop/changing.rs`. Each figure is a bound of its own, so nobody minds that one is new already while the next is not.
 
-use std::sync::PoisonError;
-
-use arc_swap::ArcSwap;
-
+use crate::event_loop::changing::Changing;
 use crate::limits::{Limits, LimitsError};
+use crate::sync::Ordering;
 use crate::sync::figures::{AtomicU32, AtomicU64, AtomicUsize};
-use crate::sync::{Mutex, Ordering};
 use crate::watcher::proactor::{Core, Proactor};
 use crate::watcher::submitter::Submitter;
 
@@ -28,9 +16,7 @@ pub(crate) struct Live {
     ops_per_conn: AtomicU32,
     sessions: AtomicUsize,
     write_bytes: AtomicU64,
-    changes: AtomicU32,
-    whole: ArcSwap<Limits>,
-    changing: Mutex<()>,
+    changing: Changing<Limits>,
 }
 
 impl Live {
@@ -40,9 +26,7 @@ impl Live {
             ops_per_conn: AtomicU32::new(limits.ops_per_conn),
             sessions: AtomicUsize::new(limits.sessions),
             write_bytes: AtomicU64::new(limits.write_bytes),
-            changes: AtomicU32::new(0),
-            whole: ArcSwap::from_pointee(limits),
-            changing: Mutex::new(()),
+            changing: Changing::new(limits),
         }
     }
 
@@ -67,28 +51,19 @@ impl Live {
     }
 
     pub(crate) fn whole(&self) -> Limits {
-        Limits::clone(&self.whole.load())
+        self.changing.whole()
     }
 
     fn set(&self, limits: Limits) -> Result<(), LimitsError> {
         limits.check()?;
-        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        limits.keeps_what_is_fixed(&self.whole.load())?;
-        self.ops.store(limits.ops, Ordering::Relaxed);
-        self.ops_per_conn.store(limits.ops_per_conn, Ordering::Relaxed);
-        self.sessions.store(limits.sessions, Ordering::Relaxed);
-        self.write_bytes.store(limits.write_bytes, Ordering::Relaxed);
-        self.whole.store(std::sync::Arc::new(limits));
-        // Release pairs with the loop's look, so that it finds at least these.
-        self.changes.fetch_add(1, Ordering::Release);
-        Ok(())
-    }
-
-    /// The limits, if they have changed since `seen`.
-    #[inline]
-    fn changed(&self, seen: &mut u32) -> Option<Limits> {
-        let changes = self.changes.load(Ordering::Acquire);
-        (std::mem::replace(seen, changes) != changes).then(|| self.whole())
+        self.changing.set(limits, |limits, built| {
+            limits.keeps_what_is_fixed(built)?;
+            self.ops.store(limits.ops, Ordering::Relaxed);
+            self.ops_per_conn.store(limits.ops_per_conn, Ordering::Relaxed);
+            self.sessions.store(limits.sessions, Ordering::Relaxed);
+            self.write_bytes.store(limits.write_bytes, Ordering::Relaxed);
+            Ok(())
+        })
     }
 }
 
@@ -96,7 +71,7 @@ impl<C> Proactor<C> {
     /// Takes up limits that were changed since the last turn.
     #[inline]
     pub(crate) fn renew_limits(&mut self, core: &mut Core) {
-        if let Some(limits) = self.shared.limits.changed(&mut self.limits_seen) {
+        if let Some(limits) = self.shared.limits.changing.changed(&mut self.limits_seen) {
             self.outbox.set_limits(&limits);
             if limits.read_cap != self.limits.read_cap {
                 self.stash.set_large(limits.read_cap);

@@ -232,8 +232,7 @@ impl<C: Send + 'static> Watcher<C> {
     /// Dropped on its own loop's thread, within a payload's drop: there nobody can wait for the loop. Another thread does.
     #[cold]
     fn drop_elsewhere(&mut self) {
-        let none = || Buffer::new(0, 0, 0);
-        let (_, unused) = mailbox(none(), none(), none());
+        let (_, unused) = mailbox(Buffer::none(), Buffer::none(), Buffer::none());
         let taker = std::mem::replace(&mut self.taker, unused);
         let (thread, bell) = (self.thread.take(), self.bell.take());
         let watcher = Self { taker, shared: self.shared.clone(), thread, bell };

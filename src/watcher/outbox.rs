@@ -26,7 +26,7 @@ pub(crate) struct Outbox<C> {
     ended: bool,
     /// A consumer that waited was woken since this was last asked.
     woken: bool,
-    /// Bytes of payloads dealt with since the last hand-over. From then on they no longer count.
+    /// Bytes of payloads dealt with that still count as queued: until the next hand-over, or the end of the turn.
     pub(crate) written: u64,
     cap: usize,
     cap_bytes: usize,

@@ -1,7 +1,7 @@
 //! What all swarms share: which seeds are run, on how many threads, what is printed, and what a failure looks like.
 //!
 //! A seed that fails prints the line that repeats it, and the others are run all the same, unless ten have failed. What never
-//! happened in a thousand seeds fails the test.
+//! happened in as many seeds as a gate runs fails the test.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -18,6 +18,8 @@ use crate::foreign::Foreign;
 const THREADS: u64 = 2;
 /// After so many the rest would say nothing new.
 const MOST_FAILURES: u64 = 10;
+/// In so many seeds everything happens.
+const ENOUGH: u64 = 10_000;
 /// Other threads that submit, at most.
 const FOREIGN: usize = 3;
 
@@ -104,7 +106,7 @@ pub(crate) fn run_all(test: &str, usual: Range<u64>, one: impl Fn(u64, &[Foreign
         println!("{times:>10} {name}");
     }
     assert_eq!(failures.into_inner(), 0, "scripts failed");
-    // A few seeds cannot have met everything.
+    // Fewer may not have met what is rare: a late connect comes about once in 400.
     let missing: Vec<_> = total.iter().filter(|(_, times)| **times == 0).collect();
-    assert!(count < 1_000 || missing.is_empty(), "never happened: {missing:?}");
+    assert!(count < ENOUGH || missing.is_empty(), "never happened: {missing:?}");
 }
