@@ -40,26 +40,38 @@ use crate::watcher::aligned::Aligned;
 /// A listener is known by the linger that its connections inherit.
 pub(crate) type Core<P> = event_loop::Core<Typed<P>, Option<Duration>>;
 
-/// What few sessions have.
-#[derive(Debug, Default)]
+/// What few sessions have, or have only at their end.
+#[derive(Default)]
 pub(crate) struct Extra {
     pub(crate) timers: Vec<(u64, u32)>,
     pub(crate) groups: Vec<u64>,
     /// The bound of its graceful close, if the socket came with one.
     pub(crate) linger: Option<Duration>,
+    /// What is decided, once the session has `Flags::CLOSING`.
+    pub(crate) fate: Option<Doom>,
+    /// The bound of the close runs.
+    pub(crate) closing: bool,
+    /// Input thrown away by the close.
+    pub(crate) drained: usize,
 }
 
-/// One session, as the loop keeps it.
+/// One session, as the loop keeps it: small, since most are idle.
 pub(crate) struct Typed<P> {
     pub(crate) machine: Machine<P>,
-    pub(crate) fate: Option<Doom>,
     pub(crate) extra: Option<Box<Extra>>,
     /// The timer of its time limit, or of its close.
     pub(crate) armed: Armed,
-    /// Input thrown away by the close.
-    pub(crate) drained: usize,
-    pub(crate) closing: bool,
     pub(crate) connecting: bool,
+}
+
+impl<P> Typed<P> {
+    pub(crate) fn fate(&self) -> Option<&Fate> {
+        self.extra.as_ref()?.fate.as_deref()
+    }
+
+    pub(crate) fn take_fate(&mut self) -> Option<Fate> {
+        self.extra.as_mut()?.fate.take().map(|fate| *fate)
+    }
 }
 
 /// What makes the sessions of accepted connections; `None` turns one away.
@@ -130,7 +142,7 @@ impl<P: Protocol> Sessions<P> {
             machine.keep(&mut self.bench, &leftover, Seen::default());
             machine.look_again();
         }
-        let typed = Typed { machine, fate: None, extra, armed: Armed::NONE, drained: 0, closing: false, connecting };
+        let typed = Typed { machine, extra, armed: Armed::NONE, connecting };
         let mut session = Session::new(socket, unix, typed);
         if connecting {
             session.wait_for_edge();
@@ -197,7 +209,7 @@ impl<P: Protocol> Sessions<P> {
 
     fn message(&mut self, core: &mut Core<P>, token: u64, message: P::Message) {
         let key = Key::from_token(token);
-        let open = core.sessions.get_mut(key).is_some_and(|session| session.state.fate.is_none());
+        let open = core.sessions.get_mut(key).is_some_and(|session| !session.has(Flags::CLOSING));
         if open {
             count(&self.mail.counters.messages);
             self.callback(core, key, |state, io| state.on_message(message, io));

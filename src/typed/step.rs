@@ -30,7 +30,7 @@ impl<P: Protocol> Sessions<P> {
         callback: impl FnOnce(P, &mut Io<'_, P>) -> Next<P>,
     ) {
         let Some(session) = core.sessions.get_mut(key) else { return };
-        if session.state.fate.is_some() {
+        if session.has(Flags::CLOSING) {
             return;
         }
         let machine = &mut session.state.machine;
@@ -189,7 +189,7 @@ impl<P: Protocol> Sessions<P> {
         let typed = &mut session.state;
         if let Err(fate) = fate {
             self.bench.scratch.clear();
-            typed.fate = Some(fate);
+            typed.extra.get_or_insert_default().fate = Some(fate);
             session.set(Flags::CLOSING);
             return;
         }
@@ -245,7 +245,7 @@ impl<P: Protocol> Sessions<P> {
     pub(crate) fn limit(&mut self, core: &mut Core<P>, key: Key) {
         let Some(session) = core.sessions.get_mut(key) else { return };
         session.state.armed = Armed::NONE;
-        if session.state.fate.is_some() {
+        if session.has(Flags::CLOSING) {
             return;
         }
         self.bench.now = sys::now();

@@ -100,16 +100,16 @@ impl<P: Protocol> Sessions<P> {
     pub(crate) fn advance_close(&mut self, core: &mut Core<P>, key: Key) -> Step {
         let Some(session) = core.sessions.get_mut(key) else { return Step::Idle };
         let token = key.token();
-        if let Some(Fate::End(_)) = session.state.fate.as_deref() {
-            let Some(Fate::End(end)) = session.state.fate.take().map(|fate| *fate) else { return Step::Idle };
+        if let Some(Fate::End(_)) = session.state.fate() {
+            let Some(Fate::End(end)) = session.state.take_fate() else { return Step::Idle };
             self.end_session(core, key, &end);
             return Step::Idle;
         }
-        if !session.state.closing {
-            session.state.closing = true;
+        let extra = session.state.extra.get_or_insert_default();
+        if !extra.closing {
+            extra.closing = true;
+            let within = extra.linger.unwrap_or(self.bench.limits.close_within);
             core.timers.disarm(&mut session.state.armed);
-            let linger = session.state.extra.as_ref().and_then(|extra| extra.linger);
-            let within = linger.unwrap_or(self.bench.limits.close_within);
             let until = sys::now().saturating_add(nanos(within));
             session.state.armed = core.timers.arm(until, Timer::Close(token));
         }
@@ -122,7 +122,7 @@ impl<P: Protocol> Sessions<P> {
         if session.state.machine.backlog.is_some() {
             return Step::Idle;
         }
-        if matches!(session.state.fate.as_deref(), Some(Fate::Leave(_))) {
+        if matches!(session.state.fate(), Some(Fate::Leave(_))) {
             self.leave_loop(core, key);
             return Step::Idle;
         }
@@ -145,8 +145,9 @@ impl<P: Protocol> Sessions<P> {
             }
             let over = match session.recv_slice(&mut self.receive) {
                 Verb::Moved(n) => {
-                    session.state.drained += n;
-                    let over = session.state.drained > self.bench.limits.close_drain;
+                    let extra = session.state.extra.get_or_insert_default();
+                    extra.drained += n;
+                    let over = extra.drained > self.bench.limits.close_drain;
                     if over {
                         count(&self.mail.counters.closed_hard);
                     }
@@ -176,7 +177,7 @@ impl<P: Protocol> Sessions<P> {
     /// Hands a connection out of the loop: all its output is out.
     fn leave_loop(&mut self, core: &mut Core<P>, key: Key) {
         let Some(session) = core.sessions.get_mut(key) else { return };
-        let Some(Fate::Leave(farewell)) = session.state.fate.take().map(|fate| *fate) else { return };
+        let Some(Fate::Leave(farewell)) = session.state.take_fate() else { return };
         let Some((socket, mut machine)) = self.take_out(core, key) else { return };
         let leftover = machine.partial.take().map_or_else(Bytes::new, |partial| partial.bytes.into());
         self.tell(&mut machine, &End::Left);
@@ -188,8 +189,8 @@ impl<P: Protocol> Sessions<P> {
 
     /// Ends a session: its descriptor is closed, and it is told. A reason that was decided before stands.
     pub(crate) fn end_session(&mut self, core: &mut Core<P>, key: Key, end: &End) {
-        let fate = core.sessions.get_mut(key).and_then(|session| session.state.fate.take());
-        let (end, told) = match fate.as_deref() {
+        let fate = core.sessions.get_mut(key).and_then(|session| session.state.take_fate());
+        let (end, told) = match &fate {
             Some(Fate::End(why)) => (why, why),
             Some(Fate::CloseAs(why)) => (end, why),
             _ => (end, end),
