@@ -374,14 +374,19 @@ impl<P: Protocol> Machine<P> {
 }
 
 /// Both have happened: the failure counts.
-#[inline]
+#[inline(always)]
 pub(crate) fn worse(one: Result<(), Doom>, other: Result<(), Doom>) -> Result<(), Doom> {
     match (one, other) {
         (Ok(()), other) => other,
         (one, Ok(())) => one,
-        (Err(one), Err(other)) => Err(match *one {
-            Fate::CloseAs(end) | Fate::End(end) => end.into(),
-            Fate::Close | Fate::Leave(_) => other,
-        }),
+        (Err(one), Err(other)) => Err(worst(one, other)),
+    }
+}
+
+#[cold]
+fn worst(one: Doom, other: Doom) -> Doom {
+    match *one {
+        Fate::CloseAs(end) | Fate::End(end) => end.into(),
+        Fate::Close | Fate::Leave(_) => other,
     }
 }
