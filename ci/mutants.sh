@@ -10,7 +10,7 @@
 # Needs `cargo install cargo-mutants --locked`. A mutant takes 3 to 8 s on an idle core and a judge, nearly all of it to
 # build: so few test binaries are built at a time, in one copy of the tree, over and over. (cargo-mutants would begin each
 # run with a new target directory, and build for minutes what does not change.) The results stay in the target directory;
-# parts may run beside each other.
+# parts may run beside each other. RESUME=1 goes on after an interruption: what was caught is not tried again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -47,19 +47,20 @@ judge() {
     cat "$work/mutants.out/timeout.txt" >>"$work/mutants.out/caught.txt"
 }
 missed() { [ -s "$work/mutants.out/missed.txt" ]; }
-units() { judge --timeout 20 "$@" -C=--lib -- -- --skip sys::; }
-scripts() { judge --timeout 60 "$@" "-C=--test=$swarm" -- -- random; }
-simulated() { judge --timeout 90 "$@" '-C=--test=simulated*' -C=--test=testkit; }
+units() { judge --timeout 8 "$@" -C=--lib -- -- --skip sys::; }
+scripts() { judge --timeout 40 "$@" "-C=--test=$swarm" -- -- random; }
+simulated() { judge --timeout 20 "$@" "-C=--test=simulated$only" -C=--test=testkit; }
 
 try() {
-    local judges swarm=swarm file core=()
+    local judges swarm=swarm only='*' file core=() again=
     case $1 in
         loop) judges='units scripts simulated' ;;
         proactor) judges='scripts simulated units' ;;
-        typed) judges='simulated scripts units' swarm=swarm_sessions ;;
+        typed) judges='simulated scripts units' swarm=swarm_sessions only=_sessions ;;
     esac
     work=$all/$1
-    rm -rf "$work/tree" "$work/mutants.out" "$work/mutants.out.old" "$work/timed-out.txt"
+    rm -rf "$work/tree"
+    if [ -n "${RESUME:-}" ]; then again=--iterate; else rm -rf "$work"/mutants.out* "$work/timed-out.txt"; fi
     mkdir -p "$work/tree"
     git ls-files -z | xargs -0 tar -cf - | tar -xmf - -C "$work/tree"
     [ ! -f Cargo.lock ] || cp Cargo.lock "$work/tree"
@@ -68,7 +69,6 @@ try() {
     set +f
     [ ${#options[@]} -eq 0 ] || core=("${options[@]}")
     cd "$work/tree"
-    local again=
     for judge in $judges; do
         $judge $again
         missed || break

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use gaio::sim::{Clock, Config, Fault, Faults, Peer, World};
 use gaio::{Expect, LengthField, SessionLimits, TimeLimit};
-use scripted::{Books, Log, Rig, Scripted, Seen, Then, frame, note, order, usual};
+use scripted::{Books, Log, Note, Rig, Scripted, Seen, Then, frame, note, order, usual};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Limits are told apart by so much.
@@ -577,6 +577,50 @@ fn a_shutdown_tells_everybody_waits_for_its_grace_and_no_longer() {
         assert!(matches!(error.kind, gaio::DelegateErrorKind::Closed));
         state.strike_off();
     }
+}
+
+/// What was sent before goes before, also if it was not taken up when the loop saw that it is to end.
+#[test]
+fn a_last_word_arrives_before_the_shutdown() {
+    let mut desk = desk();
+    let (says, _peer) = desk.session(Scripted::quiet(Expect::any()));
+    let (hears, _other) = desk.session(Scripted::quiet(Expect::any()));
+    let (hub, to) = (desk.rig.hub.clone(), hears.address());
+    says.send(order(move |_| {
+        to.send(note("last word")).unwrap();
+        hub.shutdown(SECOND);
+        assert!(to.send(note("too late")).is_err());
+        Then::Stay
+    }));
+    desk.settle();
+    assert_eq!(says.take(), [Seen::Message("order"), Seen::Shutdown]);
+    assert_eq!(hears.take(), [Seen::Message("last word"), Seen::Shutdown]);
+    assert_eq!(desk.rig.hub.counters().undelivered, 0);
+}
+
+/// Sessions that send messages to each other for ever do not keep the loop from its end.
+#[test]
+fn a_conversation_without_an_end_does_not_hold_the_shutdown_up() {
+    let mut desk = desk();
+    let (one, _peer) = desk.session(Scripted::new(Expect::any(), |_, _| Then::Stay));
+    fn again(to: gaio::Address<Note>) -> Note {
+        order(move |_| {
+            let _ = to.send(again(to.clone()));
+            Then::Stay
+        })
+    }
+    one.send(again(one.address()));
+    for _ in 0..3 {
+        desk.rig.sessions.turn(Some(Duration::ZERO)).unwrap();
+    }
+    desk.rig.hub.shutdown(SECOND);
+    for _ in 0..3 {
+        desk.rig.sessions.turn(Some(Duration::ZERO)).unwrap();
+    }
+    assert!(one.has(&Seen::Shutdown));
+    desk.world.advance(SECOND + TICK);
+    while desk.rig.sessions.turn(Some(Duration::ZERO)).is_ok() {}
+    assert!(one.end().is_some());
 }
 
 /// A session that has decided its end in the last moment keeps its reason.

@@ -1,4 +1,6 @@
 //! The end of a loop of sessions: every session is told, and until the grace is over may go its own way.
+//!
+//! It begins when all is taken up that was sent before it was asked for, so a last word reaches sessions that are open.
 
 use crate::event_loop::counters::count;
 use crate::event_loop::timers::Timer;
@@ -20,6 +22,11 @@ impl<P: Protocol> Sessions<P> {
     pub(crate) fn advance_ending(&mut self, core: &mut Core<P>) {
         let Some(until) = self.mail.inbox.shutdown_at() else { return };
         if self.ending == Ending::No {
+            // A slot reserved before the ring was closed is still owed to us: its producer raises the gate, as whoever asks
+            // for the end does. What this thread's own callbacks send from now on does not count: that may go on for ever.
+            if !self.asked_to_end || !self.intake.is_finished() || !self.intake.has_no_local() {
+                return;
+            }
             for index in 0..core.listeners.len() {
                 core.remove_listener(index);
             }

@@ -98,6 +98,8 @@ pub(crate) struct Sessions<P: Protocol> {
     pub(crate) groups: HashMap<u64, BTreeSet<u64>>,
     pub(crate) alarms: Arena<Alarm>,
     pub(crate) ending: Ending,
+    /// A shutdown had been asked for when this turn began to take up what was sent.
+    pub(crate) asked_to_end: bool,
     pub(crate) limits_seen: u32,
 }
 
@@ -123,6 +125,7 @@ impl<P: Protocol> Sessions<P> {
             groups: HashMap::new(),
             alarms: Arena::default(),
             ending: Ending::No,
+            asked_to_end: false,
             limits_seen: 0,
         }
     }
@@ -251,6 +254,7 @@ impl<P: Protocol> event_loop::Face for Sessions<P> {
     }
 
     fn collect(&mut self, core: &mut Core<P>) {
+        self.asked_to_end = self.mail.inbox.shutdown_at().is_some();
         self.intake.begin(&self.mail.inbox);
         while let Some(command) = self.intake.next(|_| false) {
             self.take_up(core, command);

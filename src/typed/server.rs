@@ -261,8 +261,8 @@ impl<P: Protocol> Server<P> {
         refused.map_or(Ok(()), |(kind, _)| Err(kind))
     }
 
-    /// Ends it: it accepts no more, and tells every session by `on_shutdown`. What has not closed when the grace is over
-    /// is ended. [`join`](Self::join) waits for it.
+    /// Ends it: it accepts no more, and tells every session by `on_shutdown`, after the messages that were sent before.
+    /// What has not closed when the grace is over is ended. [`join`](Self::join) waits for it.
     pub fn shutdown(&self, grace: Duration) {
         self.hubs.iter().for_each(|hub| hub.shutdown(grace));
     }

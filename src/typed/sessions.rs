@@ -345,8 +345,8 @@ impl<P: Protocol> Hub<P> {
         })
     }
 
-    /// Ends the loop: it accepts no more, and tells every session by `on_shutdown`. What has not closed when the grace is
-    /// over is ended, as [`End::Shutdown`](crate::End::Shutdown).
+    /// Ends the loop: it accepts no more, and tells every session by `on_shutdown`, after the messages that were sent
+    /// before. What has not closed when the grace is over is ended, as [`End::Shutdown`](crate::End::Shutdown).
     pub fn shutdown(&self, grace: Duration) {
         self.0.inbox.shut_down(grace);
     }
