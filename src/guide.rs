@@ -262,6 +262,7 @@
 //! | the peer has ended | [`on_eof`](Protocol::on_eof); by default `Close` | all output, then a clean end |
 //! | the server ends | [`on_shutdown`](Protocol::on_shutdown); by default `Close` | the same, within the grace |
 //! | a frame is too long, or can be none | [`Expect::at_most`], [`Decode::Refuse`] | a reset; the last word of [`Protocol::on_bad_frame`], if there is one, and the end |
+//! | a time limit is over | [`on_timeout`](Protocol::on_timeout); by default `Close` | all output, then a clean end |
 //! | too much output is queued | [`SessionLimits::output`] | a reset |
 //! | a callback has panicked | – | a reset; the other sessions go on |
 //!

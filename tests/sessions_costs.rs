@@ -146,6 +146,56 @@ fn allocations_of(way: Way) -> u64 {
     counting::least(0, || rounds(ROUNDS))
 }
 
+/// Of a broadcast: to a crowd that has output waiting all at once.
+fn allocations_of_a_broadcast() -> u64 {
+    const MEMBERS: usize = 400;
+    let (mut sessions, hub) = SessionLoop::new(SessionLimits::default(), |_| None).unwrap();
+    let mut peers = Vec::new();
+    for _ in 0..MEMBERS {
+        let (ours, peer) = UnixStream::pair().unwrap();
+        hub.adopt(ours, Member).map_err(|(error, _)| error).unwrap();
+        peers.push(peer);
+    }
+    sessions.turn(None).unwrap();
+    let (line, mut heard) = (Bytes::from_static(&[7; SIZE]), [0; SIZE]);
+    let mut rounds = |n| {
+        for _ in 0..n {
+            hub.broadcast(1, line.clone()).map_err(|(kind, _)| kind).unwrap();
+            sessions.turn(None).unwrap();
+            for peer in &mut peers {
+                peer.read_exact(&mut heard).unwrap();
+                assert_eq!(heard, [7; SIZE]);
+            }
+        }
+    };
+    rounds(3);
+    counting::least(0, || rounds(5))
+}
+
+struct Member;
+
+impl Protocol for Member {
+    type Message = Bytes;
+
+    fn expects(&self) -> Expect {
+        Expect::any()
+    }
+
+    fn on_open(self, io: &mut Io<'_, Self>) -> Next<Self> {
+        io.join(1);
+        Next::Become(self)
+    }
+
+    fn on_frame(self, _: &[u8], _: &mut Io<'_, Self>) -> Next<Self> {
+        Next::Become(self)
+    }
+
+    fn on_message(self, line: Bytes, io: &mut Io<'_, Self>) -> Next<Self> {
+        io.write_bytes(line);
+        Next::Become(self)
+    }
+}
+
 /// A state of no size: what is counted is ours.
 struct Idle;
 
@@ -191,6 +241,8 @@ fn messages_allocate_nothing_and_idle_sessions_hold_little() {
     let each = bytes_per_idle_session();
     println!("{each:.1} bytes per idle session");
     assert!(each <= 80.0, "{each:.1} bytes per idle session");
+    let count = allocations_of_a_broadcast();
+    assert_eq!(count, 0, "G9: of five broadcasts");
     let mut failures = Vec::new();
     for way in WAYS {
         let count = allocations_of(way);

@@ -12,7 +12,7 @@ use std::thread;
 
 use gaio::{Address, Decode, Expect, Io, Next, Protocol, SendErrorKind, SessionLimits, SessionLoop};
 use scripted::{Log, Note, Rig, Scripted, Seen, Then, account, note, order, usual};
-use support::{Net, Peer, check, finish};
+use support::{Net, Peer, check, finish, read_some};
 
 fn test(body: impl FnOnce()) {
     check(|| account(body));
@@ -233,5 +233,34 @@ fn an_address_names_one_session() {
         let set: std::collections::HashSet<_> = [one.address(), other.address(), one.address()].into();
         assert_eq!(set.len(), 2);
         assert!(matches!(usual(&Seen::Open), Then::Stay));
+    });
+}
+
+/// What counts for the cap on output is what the system does not take, not what the messages of a turn have written.
+#[test]
+fn a_burst_of_messages_is_no_overflow_if_the_peer_reads() {
+    test(|| {
+        let mut rig =
+            Rig::with(|limits| (limits.low_water, limits.high_water, limits.output) = (1 << 10, 8 << 10, 32 << 10));
+        let (log, mut peer) = session(&mut rig);
+        for _ in 0..4 {
+            for _ in 0..12 {
+                log.send(order(|io| {
+                    io.write(&[7; 4 << 10]);
+                    Then::Stay
+                }));
+            }
+            rig.settle();
+            assert_eq!(log.end(), None);
+            assert_eq!(read_some(&mut peer, 12 * (4 << 10)), [7; 12 * (4 << 10)]);
+        }
+        // What it does not take counts.
+        for _ in 0..200 {
+            log.send(order(|io| {
+                io.write(&[7; 4 << 10]);
+                Then::Stay
+            }));
+        }
+        assert_eq!(rig.end_of(&log), "too much output queued");
     });
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use gaio::sim::{Clock, Config, Fault, Faults, Peer, World};
 use gaio::{Expect, LengthField, SessionLimits, TimeLimit};
-use scripted::{Books, Log, Note, Rig, Scripted, Seen, Then, frame, note, order, usual};
+use scripted::{Books, Log, Note, Rig, Scripted, Seen, Then, UNIQUE, frame, note, order, usual};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Limits are told apart by so much.
@@ -150,7 +150,8 @@ fn an_idle_limit_runs_from_the_state_to_the_first_byte() {
     desk.pass(SECOND + TICK);
     assert_eq!(log.take(), [IDLE]);
     desk.pass(5 * SECOND + TICK);
-    assert_eq!(log.end().as_deref(), Some("closed"));
+    assert_eq!(log.end().as_deref(), Some("nothing came for 1s"));
+    assert_eq!(desk.rig.hub.counters().ended_by_time, 1);
 }
 
 #[test]
@@ -589,12 +590,12 @@ fn a_last_word_arrives_before_the_shutdown() {
     says.send(order(move |_| {
         to.send(note("last word")).unwrap();
         hub.shutdown(SECOND);
-        assert!(to.send(note("too late")).is_err());
+        to.send(note("and another")).unwrap();
         Then::Stay
     }));
     desk.settle();
     assert_eq!(says.take(), [Seen::Message("order"), Seen::Shutdown]);
-    assert_eq!(hears.take(), [Seen::Message("last word"), Seen::Shutdown]);
+    assert_eq!(hears.take(), [Seen::Message("last word"), Seen::Message("and another"), Seen::Shutdown]);
     assert_eq!(desk.rig.hub.counters().undelivered, 0);
 }
 
@@ -789,4 +790,136 @@ fn short_memory_is_waited_out() {
         desk.pass(SECOND);
         assert_eq!(received(&peer), Err(ErrorKind::WouldBlock), "once");
     }
+}
+
+/// Until all have ended, sessions of one loop can pass on what they have: a relay its tail, say.
+#[test]
+fn sessions_talk_to_each_other_until_they_have_ended() {
+    let mut desk = desk();
+    let (hears, other) = desk.session(Scripted::new(Expect::any(), |_, _| Then::Stay));
+    let to = hears.address();
+    let (says, peer) = desk.session(Scripted::new(Expect::any(), move |seen, _| match seen {
+        Seen::Frame(_) => {
+            to.send(order(|_| Then::Close)).unwrap();
+            Then::Close
+        }
+        _ => Then::Stay,
+    }));
+    desk.rig.hub.shutdown(10 * SECOND);
+    desk.settle();
+    peer.send(b"the tail").unwrap();
+    drop(peer);
+    desk.settle();
+    drop(other);
+    while desk.rig.sessions.turn(Some(Duration::ZERO)).is_ok() {}
+    assert_eq!(says.take(), [Seen::Shutdown, frame(b"the tail"), Seen::End("closed".into())]);
+    assert_eq!(hears.take(), [Seen::Shutdown, Seen::Message("order"), Seen::End("closed".into())]);
+    assert!(hears.address().send(note("too late")).is_err());
+    assert!(desk.rig.hub.broadcast(1, note("too late")).is_err());
+}
+
+/// A crowd that hears of much does not keep the others from being served, and what it hears keeps its order.
+#[test]
+fn messages_have_a_budget() {
+    let mut desk = desk_with(|_| (), |limits| limits.messages_per_turn = 4);
+    let crowd: Vec<_> = (0..10).map(|_| desk.session(Scripted::quiet(Expect::any()))).collect();
+    for (log, _) in &crowd {
+        log.send(order(|io| {
+            io.join(1);
+            Then::Stay
+        }));
+    }
+    let (other, peer) = desk.session(Scripted::quiet(Expect::any()));
+    desk.settle();
+    crowd.iter().for_each(|(log, _)| drop(log.take()));
+    for text in ["one", "two"] {
+        desk.rig.hub.broadcast(1, note(text)).map_err(|(kind, _)| kind).unwrap();
+    }
+    other.send(note("three"));
+    peer.send(b"hello").unwrap();
+    let heard = || crowd.iter().map(|(log, _)| log.all().len()).sum::<usize>();
+    for turn in 1..=5 {
+        assert!(turn == 1 || desk.rig.sessions.next_turn() == gaio::NextTurn::Now, "it is not done");
+        desk.rig.sessions.turn(Some(Duration::ZERO)).unwrap();
+        assert!(heard() <= 4 * turn, "turn {turn}: {}", heard());
+        assert!(other.has(&frame(b"hello")), "it is served beside them");
+    }
+    desk.settle();
+    assert_eq!(other.take(), [frame(b"hello"), Seen::Message("three")]);
+    for (log, _) in &crowd {
+        assert_eq!(log.take(), [Seen::Message("one"), Seen::Message("two")]);
+    }
+}
+
+/// What the end of the loop leaves of a broadcast is counted.
+#[test]
+fn a_broadcast_that_the_end_cuts_short_is_counted() {
+    let mut desk = desk_with(|_| (), |limits| limits.messages_per_turn = 1);
+    let crowd: Vec<_> = (0..3).map(|_| desk.session(Scripted::new(Expect::any(), |_, _| Then::Stay))).collect();
+    for (log, _) in &crowd {
+        log.send(order(|io| {
+            io.join(1);
+            Then::Stay
+        }));
+    }
+    desk.settle();
+    desk.rig.hub.broadcast(1, note("for all")).map_err(|(kind, _)| kind).unwrap();
+    desk.rig.sessions.turn(Some(Duration::ZERO)).unwrap();
+    desk.rig.hub.shutdown(Duration::ZERO);
+    while desk.rig.sessions.turn(Some(Duration::ZERO)).is_ok() {}
+    let counters = desk.rig.hub.counters();
+    assert_eq!(counters.messages + counters.undelivered, 3 + 3);
+    assert!(counters.undelivered > 0);
+}
+
+/// A reset is told to whoever expects nothing: no read would.
+#[test]
+fn a_session_that_expects_nothing_is_told_of_a_reset() {
+    let mut desk = desk();
+    let (log, peer) = desk.session(Scripted::new(Expect::nothing(), |_, _| Then::Stay));
+    let (patient, other) = desk.session(Scripted::new(Expect::nothing(), |_, _| Then::Stay));
+    peer.reset();
+    other.shutdown_write().unwrap();
+    desk.settle();
+    assert!(log.end().is_some_and(|end| end.contains("reset")), "{:?}", log.end());
+    assert_eq!(patient.take(), [], "an end of stream waits, as input does");
+    patient.send(order(|_| Then::Expect(Expect::any())));
+    desk.settle();
+    assert_eq!(patient.take(), [Seen::Message("order"), Seen::Eof]);
+}
+
+/// The copy of a message is made for its member: a panic there is the end of that session, and of no other.
+#[test]
+fn a_message_that_cannot_be_copied_ends_its_members_alone() {
+    let mut desk = desk();
+    let (member, _peer) = desk.session(Scripted::quiet(Expect::any()));
+    let (other, _others) = desk.session(Scripted::quiet(Expect::any()));
+    member.send(order(|io| {
+        io.join(1);
+        Then::Stay
+    }));
+    desk.settle();
+    desk.rig.hub.broadcast(1, note(UNIQUE)).map_err(|(kind, _)| kind).unwrap();
+    other.send(note("behind it"));
+    desk.settle();
+    assert_eq!(member.end(), None, "its state is gone: `on_end` has none to tell");
+    assert_eq!(desk.rig.hub.counters().panics, 1);
+    assert_eq!(desk.rig.hub.sessions(), 1);
+    assert_eq!(other.take(), [Seen::Message("behind it")]);
+}
+
+/// Of many messages in one turn the output goes out in between: the cap is on what the system does not take.
+#[test]
+fn a_burst_of_messages_is_offered_to_the_system() {
+    let mut desk = desk_with(|_| (), |limits| (limits.low_water, limits.high_water, limits.output) = (10, 100, 300));
+    let (log, peer) = desk.session(Scripted::quiet(Expect::any()));
+    for _ in 0..20 {
+        log.send(order(|io| {
+            io.write(&[7; 50]);
+            Then::Stay
+        }));
+    }
+    desk.settle();
+    assert_eq!(log.end(), None);
+    assert_eq!(received(&peer).unwrap(), [7; 1_000]);
 }

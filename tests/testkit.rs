@@ -319,5 +319,5 @@ fn two_protocols_talk_in_virtual_time() {
     // Too slow for the limit.
     let mut wire = Wire::new(Caller(3), Caller(3), Duration::from_millis(151));
     wire.run(Duration::from_millis(150));
-    assert!(matches!((wire.a.ended(), wire.b.ended()), (Some(End::Closed), Some(End::Closed))));
+    assert!(matches!((wire.a.ended(), wire.b.ended()), (Some(End::TimedOut(_)), Some(End::TimedOut(_)))));
 }

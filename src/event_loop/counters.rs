@@ -70,6 +70,8 @@ counters! {
     ended_themselves,
     /// Typed sessions ended because of their input: it was no frame, too long a one, or cut short.
     ended_by_input,
+    /// Typed sessions ended because the time of a state was over.
+    ended_by_time,
     /// Typed sessions ended because the peer did not take their output: too much of it, or for too long.
     ended_by_output,
     /// Typed sessions ended by an error of the system, mostly a reset, or a connect that came to nothing.

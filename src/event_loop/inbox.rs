@@ -136,6 +136,14 @@ impl<S> Inbox<S> {
         Ok(())
     }
 
+    /// The same, of the loop's own thread alone, and after the end was asked for, too.
+    #[cold]
+    pub(crate) fn submit_inside(&self, submission: S) -> Result<(), S> {
+        self.local.pass(submission, |queue, submission| {
+            queue.push_back(Local { submission, after: self.ring.tail() });
+        })
+    }
+
     #[cold]
     fn push_slow(&self, mut submission: S, patience: Patience) -> Result<(), (SubmitErrorKind, S)> {
         let until = match patience {

@@ -124,6 +124,11 @@ impl<S> Session<S> {
         self.ready & Bits::READABLE.to_byte() != 0 || self.flags & (Flags::EOF.0 | Flags::LEFTOVER.0) != 0
     }
 
+    /// The peer has ended its side, or both.
+    pub(crate) const fn hung_up(&self) -> bool {
+        self.ready & Bits::HANGUP.to_byte() != 0
+    }
+
     pub(crate) const fn writable(&self) -> bool {
         self.ready & Bits::WRITABLE.to_byte() != 0
     }

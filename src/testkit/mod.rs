@@ -25,6 +25,7 @@ use crate::typed::limits::SessionLimits;
 use crate::typed::machine::{self, Doom, Fate, Machine};
 use crate::typed::output::Output;
 use crate::typed::protocol::{End, Protocol};
+use crate::typed::spares::Spares;
 
 /// Messages that were sent to the session, and that it has not been handed yet.
 struct Letters<M>(Mutex<Vec<M>>);
@@ -60,7 +61,7 @@ impl<M: Send> Post<M> for Letters<M> {
 /// bench.receive(b"one\ntw");
 /// assert_eq!(bench.written(), b"one!\n");
 /// bench.advance(Duration::from_secs(6)); // the second line took too long
-/// assert!(matches!(bench.ended(), Some(gaio::End::Closed)));
+/// assert!(matches!(bench.ended(), Some(gaio::End::TimedOut(_))));
 /// ```
 pub struct Bench<P: Protocol> {
     machine: Machine<P>,
@@ -94,8 +95,8 @@ impl<P: Protocol> Bench<P> {
             scratch: Output::default(),
             effects: Vec::new(),
             post: letters.clone(),
-            spare: Vec::new(),
-            outputs: Vec::new(),
+            spare: Spares::new(),
+            outputs: Spares::new(),
             limits,
             now: 1,
         };

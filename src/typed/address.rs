@@ -34,7 +34,8 @@ impl<M> Address<M> {
     /// read-modify-write and never finds the ring full.
     ///
     /// # Errors
-    /// The message comes back: `Full`, if the loop is behind; `Closed`, if it is shutting down.
+    /// The message comes back: `Full`, if the loop is behind; `Closed`, if it is shutting down. (Within the grace of a shutdown
+    /// the sessions of one loop can still send to each other.)
     pub fn send(&self, message: M) -> Result<(), SendError<M>> {
         self.post.post(self.token, message)
     }

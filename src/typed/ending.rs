@@ -23,8 +23,8 @@ impl<P: Protocol> Sessions<P> {
         let Some(until) = self.mail.inbox.shutdown_at() else { return };
         if self.ending == Ending::No {
             // A slot reserved before the ring was closed is still owed to us: its producer raises the gate, as whoever asks
-            // for the end does. What this thread's own callbacks send from now on does not count: that may go on for ever.
-            if !self.asked_to_end || !self.intake.is_finished() || !self.intake.has_no_local() {
+            // for the end does.
+            if !self.has_delivered_all() && sys::now() < until {
                 return;
             }
             for index in 0..core.listeners.len() {
@@ -49,6 +49,7 @@ impl<P: Protocol> Sessions<P> {
         } else if !core.sessions.is_empty() || self.connects.are_due() || self.connects.are_paused() {
             return;
         }
+        self.give_up_delivery();
         while let Some(command) = self.intake.take_any(&self.mail.inbox) {
             match command {
                 Command::Message { .. } | Command::Broadcast { .. } => count(&self.mail.counters.undelivered),

@@ -27,6 +27,7 @@ use crate::event_loop::timers::{Armed, Timer, Timers};
 use crate::event_loop::{self, Step};
 use crate::sys::{self, Errno, Socket};
 use crate::typed::connecting::Connects;
+use crate::typed::delivery::Delivery;
 use crate::typed::ending::Ending;
 use crate::typed::expect::Seen;
 use crate::typed::limits::SessionLimits;
@@ -34,6 +35,7 @@ use crate::typed::machine::{Bench, Doom, Fate, Machine};
 use crate::typed::mail::{Command, Mail, Newcomer};
 use crate::typed::output::Output;
 use crate::typed::protocol::{End, Protocol};
+use crate::typed::spares::Spares;
 use crate::typed::step::catch;
 use crate::watcher::aligned::Aligned;
 
@@ -98,8 +100,7 @@ pub(crate) struct Sessions<P: Protocol> {
     pub(crate) groups: HashMap<u64, BTreeSet<u64>>,
     pub(crate) alarms: Arena<Alarm>,
     pub(crate) ending: Ending,
-    /// A shutdown had been asked for when this turn began to take up what was sent.
-    pub(crate) asked_to_end: bool,
+    pub(crate) delivery: Delivery<P::Message>,
     pub(crate) limits_seen: u32,
 }
 
@@ -113,7 +114,7 @@ impl<P: Protocol> Sessions<P> {
     ) -> Self {
         let receive = Aligned::new(limits.receive);
         let post = mail.clone();
-        let (scratch, effects, spare, outputs) = (Output::default(), Vec::new(), Vec::new(), Vec::new());
+        let (scratch, effects, spare, outputs) = (Output::default(), Vec::new(), Spares::new(), Spares::new());
         Self {
             bench: Bench { scratch, effects, post, spare, outputs, limits, now: sys::now() },
             mail,
@@ -125,7 +126,7 @@ impl<P: Protocol> Sessions<P> {
             groups: HashMap::new(),
             alarms: Arena::default(),
             ending: Ending::No,
-            asked_to_end: false,
+            delivery: Delivery::default(),
             limits_seen: 0,
         }
     }
@@ -179,46 +180,13 @@ impl<P: Protocol> Sessions<P> {
         count(match end {
             End::Closed | End::Aborted | End::Left => &counters.ended_themselves,
             End::TooLong { .. } | End::Refused(_) | End::CutShort { .. } => &counters.ended_by_input,
+            End::TimedOut(_) => &counters.ended_by_time,
             End::Overflow | End::CloseTimedOut => &counters.ended_by_output,
             End::Os(_) | End::TooMany => &counters.ended_by_system,
             End::Shutdown => &counters.ended_by_shutdown,
             End::Panicked => &counters.panics,
         });
         machine.end(end);
-    }
-
-    // --- commands ---
-
-    fn take_up(&mut self, core: &mut Core<P>, command: Command<P>) {
-        match command {
-            Command::Message { token, message } => self.message(core, token, message),
-            Command::Broadcast { group, message, copy } => {
-                let members: Vec<u64> = self.groups.get(&group).into_iter().flatten().copied().collect();
-                for token in members {
-                    self.message(core, token, copy(&message));
-                }
-            }
-            Command::Adopt(newcomer) => self.take_in(core, *newcomer, false),
-            Command::Connect(connect) => self.connect(core, *connect),
-            Command::Listen { socket, unix, linger } => {
-                let phase = event_loop::listener::Phase::Ready;
-                let listening = event_loop::listener::Listening { socket, phase, unix, tag: linger };
-                if core.add_listener(listening).is_err() {
-                    count(&self.mail.counters.accept_errors);
-                }
-            }
-        }
-    }
-
-    fn message(&mut self, core: &mut Core<P>, token: u64, message: P::Message) {
-        let key = Key::from_token(token);
-        let open = core.sessions.get_mut(key).is_some_and(|session| !session.has(Flags::CLOSING));
-        if open {
-            count(&self.mail.counters.messages);
-            self.callback(core, key, |state, io| state.on_message(message, io));
-        } else {
-            count(&self.mail.counters.undelivered);
-        }
     }
 }
 
@@ -254,12 +222,7 @@ impl<P: Protocol> event_loop::Face for Sessions<P> {
     }
 
     fn collect(&mut self, core: &mut Core<P>) {
-        self.asked_to_end = self.mail.inbox.shutdown_at().is_some();
-        self.intake.begin(&self.mail.inbox);
-        while let Some(command) = self.intake.next(|_| false) {
-            self.take_up(core, command);
-        }
-        self.intake.end(&self.mail.inbox);
+        self.deliver(core);
         for connect in std::mem::take(&mut self.connects.due) {
             self.connect(core, connect);
         }
@@ -348,6 +311,6 @@ impl<P: Protocol> event_loop::Face for Sessions<P> {
     }
 
     fn busy(&mut self) -> bool {
-        self.mail.inbox.has_local() || self.connects.are_due()
+        self.delivery.is_behind() || self.mail.inbox.has_local() || self.connects.are_due()
     }
 }

@@ -34,6 +34,9 @@ pub struct SessionLimits {
     pub bytes_per_turn: usize,
     /// Frames that one step of a session may hand over. Default 1 024.
     pub frames_per_turn: u32,
+    /// Messages that a turn hands over, each member of a broadcast counted; then the sessions are served, and the rest goes on
+    /// in the next turn. Default 8 192.
+    pub messages_per_turn: u32,
     /// Connections that one listener accepts in one turn. Default 1 024.
     pub accepts_per_turn: u32,
     /// Slots of the ring by which messages and connections come from other threads, rounded up to a power of two; with all
@@ -58,6 +61,7 @@ impl Default for SessionLimits {
             receive: 64 << 10,
             bytes_per_turn: 256 << 10,
             frames_per_turn: 1_024,
+            messages_per_turn: 8_192,
             accepts_per_turn: 1_024,
             ring_slots: 4_096,
             connect_within: Duration::from_secs(30),
@@ -74,7 +78,7 @@ impl SessionLimits {
     /// The first limit outside its range, with the range.
     pub fn check(&self) -> Result<(), LimitsError> {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let table: [(&'static str, u64, u64, u64); 12] = [
+        let table: [(&'static str, u64, u64, u64); 13] = [
             ("sessions", self.sessions as u64, 1, 1 << 24),
             ("high_water", self.high_water as u64, 1, 1 << 40),
             ("low_water", self.low_water as u64, 0, self.high_water as u64),
@@ -82,6 +86,7 @@ impl SessionLimits {
             ("receive", self.receive as u64, 64, 1 << 24),
             ("bytes_per_turn", self.bytes_per_turn as u64, 1, 1 << 40),
             ("frames_per_turn", self.frames_per_turn.into(), 1, 1 << 20),
+            ("messages_per_turn", self.messages_per_turn.into(), 1, 1 << 24),
             ("accepts_per_turn", self.accepts_per_turn.into(), 1, 1 << 20),
             ("ring_slots", self.ring_slots as u64, 2, 1 << 20),
             ("connect_within (ms)", millis(self.connect_within), 1, 86_400_000),

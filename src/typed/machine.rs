@@ -28,6 +28,7 @@ use crate::typed::io::{Effect, Io};
 use crate::typed::limits::SessionLimits;
 use crate::typed::output::Output;
 use crate::typed::protocol::{End, Next, Protocol, TimeLimit};
+use crate::typed::spares::Spares;
 use crate::watcher::Detached;
 use std::sync::Arc;
 
@@ -66,11 +67,9 @@ pub(crate) struct Bench<P: Protocol> {
     pub(crate) effects: Vec<Effect<P>>,
     pub(crate) post: Arc<dyn Post<P::Message>>,
     /// For input that is no whole frame yet.
-    #[expect(clippy::vec_box, reason = "they are moved in and out of sessions as they are")]
-    pub(crate) spare: Vec<Box<Partial>>,
+    pub(crate) spare: Spares<Partial>,
     /// For output that waits.
-    #[expect(clippy::vec_box, reason = "as above")]
-    pub(crate) outputs: Vec<Box<Output>>,
+    pub(crate) outputs: Spares<Output>,
     pub(crate) limits: SessionLimits,
     /// The instant at which this turn began, in nanoseconds of the loop's clock.
     pub(crate) now: u64,
@@ -91,12 +90,6 @@ pub(crate) struct Machine<P> {
     /// `on_eof` was called.
     pub(crate) eof_told: bool,
 }
-
-/// Buffers larger than this are not kept for the next incomplete frame.
-const SPARE: usize = 64 << 10;
-
-/// As many are kept, of these and of outputs.
-pub(crate) const SPARES: usize = 256;
 
 /// What of the budget of a step is left, in frames.
 pub(crate) type Budget = u32;
@@ -151,7 +144,7 @@ impl<P: Protocol> Machine<P> {
     /// What the next callback writes waits for the session's step.
     pub(crate) fn write_later(&mut self, bench: &mut Bench<P>) {
         if self.backlog.is_none() {
-            self.backlog = Some(bench.outputs.pop().unwrap_or_default());
+            self.backlog = Some(bench.outputs.draw());
         }
     }
 
@@ -290,15 +283,15 @@ impl<P: Protocol> Machine<P> {
         if consumed < partial.bytes.len() {
             partial.bytes.drain(..consumed);
             self.partial = Some(partial);
-        } else if partial.bytes.capacity() <= SPARE && bench.spare.len() < SPARES {
+        } else {
             partial.bytes.clear();
-            bench.spare.push(partial);
+            bench.spare.give(partial);
         }
     }
 
     /// Keeps what is left of the input.
     pub(crate) fn keep(&mut self, bench: &mut Bench<P>, rest: &[u8], seen: Seen) {
-        let mut partial = bench.spare.pop().unwrap_or_default();
+        let mut partial = bench.spare.draw();
         partial.bytes.extend_from_slice(rest);
         partial.seen = seen;
         self.partial = Some(partial);
@@ -330,7 +323,10 @@ impl<P: Protocol> Machine<P> {
             Some((false, Some(time))) => TimeLimit::Idle(time),
             _ => return Ok(()),
         };
-        self.guarded(bench, token, |state, io| state.on_timeout(limit, io))
+        self.guarded(bench, token, |state, io| state.on_timeout(limit, io)).map_err(|doom| match *doom {
+            Fate::Close => Box::new(Fate::CloseAs(End::TimedOut(limit))),
+            other => Box::new(other),
+        })
     }
 
     /// Output was above the high-water mark, and is below the low one now.
@@ -379,14 +375,9 @@ pub(crate) fn worse(one: Result<(), Doom>, other: Result<(), Doom>) -> Result<()
     match (one, other) {
         (Ok(()), other) => other,
         (one, Ok(())) => one,
-        (Err(one), Err(other)) => Err(worst(one, other)),
-    }
-}
-
-#[cold]
-fn worst(one: Doom, other: Doom) -> Doom {
-    match *one {
-        Fate::CloseAs(end) | Fate::End(end) => end.into(),
-        Fate::Close | Fate::Leave(_) => other,
+        (Err(one), Err(other)) => Err(match *one {
+            Fate::CloseAs(end) | Fate::End(end) => end.into(),
+            Fate::Close | Fate::Leave(_) => other,
+        }),
     }
 }

@@ -67,9 +67,13 @@ impl<P: Protocol> Mail<P> {
 
     /// Hands a command over, or back.
     pub(crate) fn send(&self, command: Command<P>) -> Result<(), (SendErrorKind, Command<P>)> {
-        self.inbox.submit(command, Patience::None).map_err(|(kind, command)| match kind {
-            SubmitErrorKind::Closed => (SendErrorKind::Closed, command),
-            _ => (SendErrorKind::Full, command),
+        self.inbox.submit(command, Patience::None).or_else(|(kind, command)| match (kind, &command) {
+            // In the grace of a shutdown the sessions of a loop go on talking to each other.
+            (SubmitErrorKind::Closed, Command::Message { .. } | Command::Broadcast { .. }) if self.load() > 0 => {
+                self.inbox.submit_inside(command).map_err(|command| (SendErrorKind::Closed, command))
+            }
+            (SubmitErrorKind::Closed, _) => Err((SendErrorKind::Closed, command)),
+            _ => Err((SendErrorKind::Full, command)),
         })
     }
 

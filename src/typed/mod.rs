@@ -7,12 +7,13 @@
 //!                         └──────────► machine.rs ◄─────────────────┘        one session, without a socket
 //!                                          ▲
 //!                     testkit.rs ──────────┴────────── face.rs               by hand; or on a loop
-//!   address.rs, mail.rs: messages from anywhere        server.rs, sessions.rs: loops, threads, listeners
+//!   address.rs, mail.rs, delivery.rs: messages         server.rs, sessions.rs: loops, threads, listeners
 //!   connecting.rs, ending.rs: how sessions begin by a connect, and how the loop ends
 //! ```
 
 pub(crate) mod address;
 pub(crate) mod connecting;
+mod delivery;
 mod ending;
 pub(crate) mod expect;
 pub(crate) mod face;
@@ -25,6 +26,7 @@ pub(crate) mod output;
 pub(crate) mod protocol;
 mod server;
 mod sessions;
+pub(crate) mod spares;
 mod step;
 mod transport;
 

@@ -165,8 +165,9 @@ impl Output {
     }
 
     /// Worth keeping, empty, for whoever writes next?
-    pub(crate) fn is_small(&self) -> bool {
-        self.pieces.capacity() <= 64
+    /// Bytes of heap, if it is empty.
+    pub(crate) fn capacity(&self) -> usize {
+        self.pieces.capacity() * size_of::<Piece>() + self.spare.capacity()
     }
 
     /// Forgets everything that is not out.

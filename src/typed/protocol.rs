@@ -145,7 +145,7 @@ pub trait Protocol: Sized + Send + 'static {
     }
 
     /// The server is shutting down. Default: close, after all output is out. A session that goes on is aborted when the
-    /// grace is over.
+    /// grace is over. Until then it can send to other sessions of its loop, but to none of another.
     fn on_shutdown(self, io: &mut Io<'_, Self>) -> Next<Self> {
         let _ = io;
         Next::Close(self)
@@ -218,6 +218,8 @@ pub enum End {
         /// Bytes of the incomplete frame.
         got: usize,
     },
+    /// A time limit of its state was over, and its [`on_timeout`](Protocol::on_timeout) has closed it.
+    TimedOut(TimeLimit),
     /// More output was queued than [`SessionLimits::output`](crate::SessionLimits::output) allows.
     Overflow,
     /// A graceful close ran out of time with output unsent.
@@ -242,6 +244,8 @@ impl std::fmt::Display for End {
             Self::TooLong { at_most } => write!(f, "a frame of more than {at_most} bytes"),
             Self::Refused(why) => write!(f, "no frame: {why}"),
             Self::CutShort { got } => write!(f, "the peer ended after {got} bytes of a frame"),
+            Self::TimedOut(TimeLimit::Frame(time)) => write!(f, "a frame took longer than {time:?}"),
+            Self::TimedOut(TimeLimit::Idle(time)) => write!(f, "nothing came for {time:?}"),
             Self::Overflow => f.write_str("too much output queued"),
             Self::CloseTimedOut => f.write_str("the peer did not take the output in time"),
             Self::TooMany => f.write_str("the loop has as many sessions as it may"),

@@ -22,22 +22,34 @@ use crate::typed::protocol::{End, Next, Protocol};
 use crate::typed::transport::{flush, flush_inline};
 
 impl<P: Protocol> Sessions<P> {
-    /// Calls a session outside of its step; what it writes goes out with its next one, in this turn.
+    /// Calls a session outside of its step; what it writes goes out with its next one, in this turn. False: it has ended, or
+    /// is about to.
     pub(crate) fn callback(
         &mut self,
         core: &mut Core<P>,
         key: Key,
         callback: impl FnOnce(P, &mut Io<'_, P>) -> Next<P>,
-    ) {
-        let Some(session) = core.sessions.get_mut(key) else { return };
+    ) -> bool {
+        let Some(session) = core.sessions.get_mut(key) else { return false };
         if session.has(Flags::CLOSING) {
-            return;
+            return false;
         }
-        let machine = &mut session.state.machine;
-        machine.write_later(&mut self.bench);
-        let fate = catch(|| machine.guarded(&mut self.bench, key.token(), callback));
+        // Many messages of one turn: what counts is what the system does not take, so it is asked.
+        let waiting = session.state.machine.backlog.as_ref().map_or(0, |backlog| backlog.queued());
+        let flushed = if waiting > self.bench.limits.high_water && session.writable() {
+            flush(session, &mut self.bench, &[], &mut core.timers, key.token())
+        } else {
+            Ok(())
+        };
+        let called = flushed.is_ok();
+        let fate = flushed.and_then(|()| {
+            let machine = &mut session.state.machine;
+            machine.write_later(&mut self.bench);
+            catch(|| machine.guarded(&mut self.bench, key.token(), callback))
+        });
         self.after(key, session, &mut core.timers, fate);
         core.enqueue(key);
+        called
     }
 
     pub(crate) fn go_on(
@@ -79,7 +91,16 @@ impl<P: Protocol> Sessions<P> {
             }
             let machine = &session.state.machine;
             let unfed = machine.is_unfed();
-            if !unfed && (!session.readable() || machine.eof_told) || !machine.wants_input() {
+            if !machine.wants_input() {
+                // Nothing would ever tell it that the peer is gone.
+                if session.hung_up() && !machine.eof_told {
+                    if let Verb::Failed(errno) = session.peek() {
+                        return Err(End::Os(errno.into()).into());
+                    }
+                }
+                break Step::Idle;
+            }
+            if !unfed && (!session.readable() || machine.eof_told) {
                 break Step::Idle;
             }
             if frames == 0 || bytes == 0 {

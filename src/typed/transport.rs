@@ -15,7 +15,7 @@ use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Armed, Timer, Timers};
 use crate::sys::{self, Errno, Socket};
 use crate::typed::face::{Core, Sessions, Typed, forget, leave};
-use crate::typed::machine::{Bench, Doom, Fate, Machine, SPARES};
+use crate::typed::machine::{Bench, Doom, Fate, Machine};
 use crate::typed::output::Output;
 use crate::typed::protocol::{End, Protocol};
 use crate::watcher::Detached;
@@ -45,8 +45,8 @@ pub(crate) fn flush_inline<P: Protocol>(
         let sent = send(session, &mut backlog, &[], timers, token);
         if backlog.queued() > 0 {
             session.state.machine.backlog = Some(backlog);
-        } else if bench.outputs.len() < SPARES && backlog.is_small() {
-            bench.outputs.push(backlog);
+        } else {
+            bench.outputs.give(backlog);
         }
         sent?;
     } else if bench.scratch.queued() > 0 {

@@ -43,10 +43,19 @@ pub(crate) type React = dyn Fn(&Seen, &mut Io<'_, Scripted>) -> Then + Send + Sy
 pub(crate) type Order = dyn Fn(&mut Io<'_, Scripted>) -> Then + Send + Sync;
 
 /// A message: a text to be noted down, and perhaps something to do.
-#[derive(Clone)]
 pub(crate) struct Note {
     pub(crate) text: &'static str,
     order: Option<Arc<Order>>,
+}
+
+/// What cannot be copied.
+pub(crate) const UNIQUE: &str = "unique";
+
+impl Clone for Note {
+    fn clone(&self) -> Self {
+        assert_ne!(self.text, UNIQUE, "on purpose");
+        Self { text: self.text, order: self.order.clone() }
+    }
 }
 
 impl std::fmt::Debug for Note {

@@ -48,6 +48,8 @@ pub(crate) struct Actor {
     pub(crate) high: bool,
     pub(crate) fate: Option<Fate>,
     fated: Duration,
+    /// Its last call was of this time limit.
+    timed: Option<TimeLimit>,
     /// Its state was lost to a panic.
     pub(crate) lost: bool,
     pub(crate) over: bool,
@@ -194,6 +196,7 @@ impl Book {
             high: false,
             fate: None,
             fated: now,
+            timed: None,
             lost: false,
             over: false,
             frames: (0, 0),
@@ -225,6 +228,7 @@ impl Book {
         let open = actor.opened != matches!(call, Call::Open);
         actor.opened = true;
         actor.connecting = None;
+        actor.timed = if let Call::Timeout(limit) = call { Some(*limit) } else { None };
         let actor = &self.actors[id];
         let right = match call {
             Call::Open => true,
@@ -389,11 +393,14 @@ impl Book {
         let (now, actor) = (self.world.now(), &self.actors[id]);
         let (line, fate) = (&self.lines[actor.line], actor.fate);
         let alive = !actor.over;
-        let slow = fate == Some(Fate::Close) || fate == Some(Fate::Leave);
+        let closes = fate == Some(Fate::Close) && actor.timed.is_none();
+        let slow = closes || fate == Some(Fate::Leave);
         let free = actor.opened && fate.is_none();
         let bad = matches!(fate, Some(Fate::BadFrame { .. }));
         let right = match end {
-            End::Closed => fate == Some(Fate::Close),
+            End::Closed => closes,
+            // However its close went.
+            End::TimedOut(limit) => fate == Some(Fate::Close) && actor.timed == Some(*limit),
             End::Left => fate == Some(Fate::Leave),
             End::CloseTimedOut => slow && actor.fated + self.limits.close_within <= now,
             End::Aborted => fate == Some(Fate::Abort),

@@ -101,6 +101,9 @@ fn random_limits(dice: &mut Dice) -> SessionLimits {
         limits.frames_per_turn = 1 + dice.roll(4) as u32;
     }
     if small(dice) {
+        limits.messages_per_turn = 1 + dice.roll(4) as u32;
+    }
+    if small(dice) {
         limits.accepts_per_turn = 1 + dice.roll(3) as u32;
     }
     if small(dice) {
@@ -594,7 +597,8 @@ impl<'f> Swarm<'f> {
         assert_eq!(book.alive(), 0, "sessions were not told their ends");
         let counters = self.hub().counters();
         let ended = counters.ended_themselves + counters.ended_by_input + counters.ended_by_output;
-        let ended = ended + counters.ended_by_system + counters.ended_by_shutdown + counters.panics;
+        let ended =
+            ended + counters.ended_by_time + counters.ended_by_system + counters.ended_by_shutdown + counters.panics;
         assert_eq!(ended, book.ends + book.spilt, "ends, as they were counted");
         let told = book.told_messages..=book.told_messages + book.trapped;
         assert!(told.contains(&counters.messages), "messages: {told:?}, and {} were counted", counters.messages);
