@@ -92,11 +92,9 @@ impl<P: Protocol> Sessions<P> {
             let machine = &session.state.machine;
             let unfed = machine.is_unfed();
             if !machine.wants_input() {
-                // Nothing would ever tell it that the peer is gone.
-                if session.hung_up() && !machine.eof_told {
-                    if let Verb::Failed(errno) = session.peek() {
-                        return Err(End::Os(errno.into()).into());
-                    }
+                // Nothing else would tell it that the peer is gone.
+                if let Some(errno) = session.is_reset() {
+                    return Err(End::Os(errno.into()).into());
                 }
                 break Step::Idle;
             }
