@@ -63,6 +63,7 @@ fn only_the_last_handle_sends_the_block_home() {
     let first = conn(&home, 1);
     let second = first.clone();
     assert!(first.ptr_eq(&second));
+    assert!(!first.ptr_eq(&conn(&Arc::default(), 1)));
     drop(first);
     assert!(home.returns.is_empty());
     drop(second);

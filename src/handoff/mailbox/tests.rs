@@ -79,6 +79,23 @@ fn an_unpark_from_elsewhere_is_no_batch() {
 }
 
 #[test]
+fn whoever_did_not_wait_was_not_woken() {
+    let (mut publisher, mut taker) = mailbox(0, 0, 0);
+    assert_eq!(publisher.publish(), Published::Handed);
+    assert!(!publisher.has_woken());
+    assert_eq!(taker.try_take(), Taken::Batch { more: false });
+    assert_eq!(taker.take_timeout(Duration::ZERO), Taken::Nothing);
+    assert_eq!(publisher.publish(), Published::Handed);
+    assert!(!publisher.has_woken(), "it has given up");
+    assert_eq!(taker.try_take(), Taken::Batch { more: false });
+    taker.set_bell(|| ());
+    assert_eq!(publisher.publish(), Published::Handed);
+    assert!(publisher.has_woken(), "a bell always waits");
+    assert_eq!(publisher.publish(), Published::Residue);
+    assert!(publisher.has_woken(), "by the last that was handed over");
+}
+
+#[test]
 fn a_bell_rings_after_each_batch_and_no_more() {
     let (mut publisher, mut taker) = mailbox(0, 0, 0);
     let (ring, rings) = mpsc::channel();

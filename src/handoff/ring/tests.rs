@@ -57,7 +57,9 @@ fn full_gives_the_value_back_and_one_pop_makes_room() {
 fn a_closed_ring_gives_out_what_it_holds_and_takes_nothing() {
     let (producer, mut consumer) = ring(4);
     producer.push(1).unwrap();
+    assert!(!producer.is_closed());
     producer.close();
+    assert!(producer.is_closed());
     assert_eq!(producer.push(2), Err(PushError::Closed(2)));
     assert!(!consumer.is_finished());
     assert_eq!(consumer.pop(), Pop::Item(1));
