@@ -6,11 +6,11 @@
 
 use std::cell::Cell;
 
-use gaio::handoff::{Consumer, Keeper, Producer, Publisher, Raiser, Taker, ThreadBound};
+use gaio::handoff::{Consumer, Keeper, Producer, Publisher, PushError, Raiser, Taker, ThreadBound};
 use gaio::{Batch, Conn, EmbeddedWatcher, Event, Failure, Lease, Limits, Listener, ListenerId, Op, Options, Outcome};
 use gaio::{ConnectError, ConnectId, DelegateErrorKind, Destination, ListenOptions, NewConnect, StreamOptions};
 use gaio::{DelegateError, LimitsError, NextTurn, OpError, Payload, Pollable, Snapshot, SubmitError, Submitter};
-use gaio::{WaitError, Watcher};
+use gaio::{SendError, SendErrorKind, SubmitErrorKind, WaitError, Watcher};
 
 macro_rules! is {
     ($type:ty: $($bound:path),+) => {
@@ -63,7 +63,7 @@ is!(Batch<'static>: Send, Iterator, ExactSizeIterator);
 is_not!(Batch<'static>: Clone);
 is!(Event<'static>: Send, Sync);
 is!(Outcome<'static>: Send, Sync);
-is!(Failure: Send, Sync);
+is!(Failure: Send, Sync, std::error::Error);
 is!(Payload: Send, Sync);
 is!(Lease: Send, Sync, Unpin, AsRef<[u8]>);
 is_not!(Lease: Clone);
@@ -80,6 +80,10 @@ is!(ListenOptions: Send, Sync, Copy, Eq, Default);
 
 // Errors travel.
 is!(SubmitError: Send, Sync, std::error::Error);
+is!(SubmitErrorKind: Send, Sync, std::error::Error);
+is!(SendError<Sendable>: Send, std::error::Error);
+is!(SendErrorKind: Send, Sync, Copy, std::error::Error);
+is!(PushError<Sendable>: Send, std::error::Error);
 is!(DelegateError: Send, Sync, std::error::Error);
 is!(DelegateErrorKind: Send, Sync, std::error::Error);
 is!(ConnectError: Send, Sync, std::error::Error);

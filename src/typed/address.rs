@@ -100,6 +100,8 @@ impl fmt::Display for SendErrorKind {
     }
 }
 
+impl std::error::Error for SendErrorKind {}
+
 impl<M> fmt::Display for SendError<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.kind.fmt(f)

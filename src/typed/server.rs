@@ -252,7 +252,9 @@ impl<P: Protocol> Server<P> {
     /// loop.
     ///
     /// # Errors
-    /// If a loop is behind, or shut down; the others have it.
+    /// A loop has not taken it: `Full`, since it is behind, or `Closed`, since it is shutting down; of several, the last
+    /// one's kind. All other loops have the message, so sending it here again would tell their members twice: who wants to
+    /// try again does it loop by loop, by [`Hub::broadcast`].
     pub fn broadcast(&self, group: u64, message: &P::Message) -> Result<(), SendErrorKind>
     where
         P::Message: Clone,
