@@ -69,6 +69,8 @@ const LINE_WITHIN: Duration = Duration::from_secs(30);
 const NAME_WITHIN: Duration = Duration::from_secs(60);
 /// Bytes that may wait for a member: above, it is too slow.
 const MOST_WAITING: usize = 256 << 10;
+/// A member that is closed has so long to take what waits for it.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 /// Pause before a line is offered again to a loop that was behind.
 const RETRY: Duration = Duration::from_millis(2);
 
@@ -402,17 +404,21 @@ fn arguments() -> Result<(SocketAddr, usize), Box<dyn Error>> {
     Ok((listen, cores))
 }
 
+fn limits() -> SessionLimits {
+    let mut limits = SessionLimits::default();
+    limits.output = 4 * MOST_WAITING;
+    limits.close_within = CLOSE_WITHIN;
+    limits
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let (listen, cores) = arguments()?;
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let chat = Arc::new(Chat::default());
-    let mut limits = SessionLimits::default();
-    limits.output = 4 * MOST_WAITING;
-    limits.close_within = Duration::from_secs(2);
     let (doors, host) = (chat.clone(), chat.clone());
     let server = Server::bind(listen)?
         .loops(cores)
-        .limits(limits)
+        .limits(limits())
         .admit(move |_peer| doors.hubs.get().is_some())
         .serve(move |_peer| Session::Stranger(host.clone()))?;
     let _ = chat.hubs.set(server.hubs().to_vec());
@@ -433,7 +439,7 @@ mod tests {
 
     fn stranger() -> (Bench<Session>, Arc<Chat>) {
         let chat = Arc::new(Chat::default());
-        let mut bench = Bench::new(Session::Stranger(chat.clone()));
+        let mut bench = Bench::with(Session::Stranger(chat.clone()), limits());
         assert_eq!(bench.written(), HELLO);
         (bench, chat)
     }
@@ -498,21 +504,45 @@ mod tests {
 
     #[test]
     fn a_member_that_takes_nothing_is_dropped_at_a_bound() {
-        let (mut bench, chat) = stranger();
-        bench.receive(b"nick ann\njoin here\n");
-        bench.block(true);
-        for _ in 0..=MOST_WAITING {
-            bench.message(line("here", "said bob so much\n"));
+        for late in [false, true] {
+            let (mut bench, chat) = stranger();
+            bench.receive(b"nick ann\njoin here\n");
+            bench.written();
+            bench.block(true);
+            for _ in 0..=MOST_WAITING {
+                bench.message(line("here", "said bob so much\n"));
+            }
+            assert!(matches!(bench.state(), Some(Session::Gone)) && chat.names().is_empty());
+            assert!(bench.queued() < MOST_WAITING + 200);
+            if late {
+                bench.advance(CLOSE_WITHIN);
+                assert!(matches!(bench.ended(), Some(End::CloseTimedOut)) && bench.written().is_empty());
+            } else {
+                bench.block(false);
+                assert!(matches!(bench.ended(), Some(End::Closed)) && bench.written().ends_with(b"bye too slow\n"));
+            }
         }
-        assert!(matches!(bench.ended(), Some(End::Closed)) && chat.names().is_empty());
-        let written = bench.written();
-        assert!(written.ends_with(b"bye too slow\n") && written.len() < MOST_WAITING + 200);
+    }
+
+    #[test]
+    fn a_private_line_that_its_loop_does_not_take_is_refused() {
+        let (mut bench, chat) = stranger();
+        let mut other = Bench::new(Session::Stranger(chat));
+        other.receive(b"nick bob\n");
+        other.written();
+        answers(&mut bench, "nick ann\ntell bob psst\n", "ok nick ann\nok tell bob\n");
+        other.deliver();
+        assert_eq!(other.written(), b"told ann psst\n");
+        for kind in [SendErrorKind::Full, SendErrorKind::Closed] {
+            other.refuse_messages(Some(kind));
+            answers(&mut bench, "tell bob psst\n", "error try again later\n");
+        }
     }
 
     /// A loop that takes nothing, with room for two lines in its ring.
     #[test]
     fn a_loop_that_is_behind_holds_the_speaker_back() {
-        let mut limits = SessionLimits::default();
+        let mut limits = limits();
         limits.ring_slots = 2;
         let (sender, hub) = mpsc::channel();
         let (go, wait) = mpsc::channel::<()>();

@@ -6,12 +6,13 @@
 #[path = "support/sessions.rs"]
 mod scripted;
 
-use std::panic::catch_unwind;
+use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use bytes::Bytes;
 use gaio::testkit::{Bench, Wire, fragmentations};
-use gaio::{Decode, End, Expect, Io, LengthField, Next, Protocol, SessionLimits, TimeLimit};
+use gaio::{Decode, End, Expect, Io, LengthField, Next, Protocol, SendErrorKind, SessionLimits, TimeLimit};
 use scripted::{Books, Log, Scripted, Seen, Then, frame, note, order, usual};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -320,4 +321,244 @@ fn two_protocols_talk_in_virtual_time() {
     let mut wire = Wire::new(Caller(3), Caller(3), Duration::from_millis(151));
     wire.run(Duration::from_millis(150));
     assert!(matches!((wire.a.ended(), wire.b.ended()), (Some(End::TimedOut(_)), Some(End::TimedOut(_)))));
+}
+
+// --- the kit and the loop -----------------------------------------------------------------------------------------
+
+/// Passes what it hears on as messages to itself, and writes them.
+struct Deferring;
+
+impl Protocol for Deferring {
+    type Message = Vec<u8>;
+
+    fn expects(&self) -> Expect {
+        Expect::any()
+    }
+
+    fn on_frame(self, bytes: &[u8], io: &mut Io<'_, Self>) -> Next<Self> {
+        io.address().send(bytes.to_vec()).unwrap();
+        Next::Become(self)
+    }
+
+    fn on_message(self, bytes: Vec<u8>, io: &mut Io<'_, Self>) -> Next<Self> {
+        io.write(&bytes);
+        Next::Become(self)
+    }
+}
+
+#[test]
+fn on_a_wire_messages_are_handed_over_on_both_sides() {
+    let _books = Books::open();
+    let (far, log) = Scripted::quiet(Expect::any());
+    let mut wire = Wire::new(Deferring, far, SECOND);
+    wire.b.message(order(|io| {
+        io.write(b"back?");
+        Then::Stay
+    }));
+    wire.b.address().send(note("from the test")).unwrap();
+    wire.run(Duration::ZERO);
+    assert!(log.has(&Seen::Message("from the test")), "due at once");
+    wire.run(2 * SECOND);
+    assert_eq!(log.frames(), [b"back?".to_vec()], "no later than by the latency there and back");
+    wire.a.shutdown();
+    wire.run(SECOND);
+    assert!(matches!(wire.b.ended(), Some(End::Closed)));
+}
+
+/// As a loop does it: `end_session` in `src/typed/transport.rs`.
+#[test]
+fn on_a_wire_an_end_that_is_a_reset_arrives_as_one() {
+    let _books = Books::open();
+    let line = Expect::until(b"\n").at_most(3);
+    let limit = |limits: &mut SessionLimits| limits.output = limits.high_water;
+    let abort = order(|_| Then::Abort);
+    let overflow = order(|io| {
+        io.write(&[0; 65 << 10]);
+        Then::Stay
+    });
+    let bye = order(|io| {
+        io.write(b"bye");
+        Then::Close
+    });
+    type Cause = Box<dyn Fn(&mut Bench<Scripted>)>;
+    let causes: [(Cause, bool); 8] = [
+        (Box::new(move |bench| bench.message(abort.clone())), true),
+        (Box::new(|bench| bench.receive(b"long")), true),
+        (Box::new(move |bench| bench.message(overflow.clone())), true),
+        (Box::new(|bench| bench.receive(b"0")), true),
+        (Box::new(move |bench| bench.message(bye.clone())), false),
+        (Box::new(Bench::shutdown), false),
+        (Box::new(|bench| (bench.receive(b"cut"), bench.eof()).1), false),
+        // Closed with output that nobody took.
+        (
+            Box::new(|bench| {
+                bench.block(true);
+                bench.message(order(|io| {
+                    io.write(b"lost");
+                    Then::Close
+                }));
+                bench.advance(SessionLimits::default().close_within);
+            }),
+            true,
+        ),
+    ];
+    for (i, (cause, resets)) in causes.into_iter().enumerate() {
+        let (near, _) = Scripted::quiet(if i == 3 { Expect::custom() } else { line });
+        let (far, log) = Scripted::quiet(Expect::any());
+        let mut wire = Wire::new(near, far, SECOND);
+        if i == 2 {
+            let mut limits = SessionLimits::default();
+            limit(&mut limits);
+            let (near, _) = Scripted::quiet(line);
+            std::mem::replace(&mut wire.a, Bench::with(near, limits)).eof();
+        }
+        cause(&mut wire.a);
+        wire.run(SECOND);
+        let end = log.all().pop();
+        let reset = matches!(&end, Some(Seen::End(why)) if why.contains("reset"));
+        assert_eq!((reset, log.has(&Seen::Eof)), (resets, !resets), "{i}: {:?} {end:?}", wire.a.ended());
+        let told = matches!(wire.b.ended(), Some(End::Os(error)) if error.kind() == ErrorKind::ConnectionReset);
+        assert_eq!(told, resets);
+    }
+}
+
+/// What has arrived comes first, and who does not look does not see it.
+#[test]
+fn a_reset_is_seen_when_the_session_looks() {
+    let _books = Books::open();
+    let reads_two = |seen: &Seen, _: &mut Io<'_, Scripted>| match seen {
+        Seen::Frame(_) => Then::Expect(Expect::nothing()),
+        Seen::Message(_) => Then::Expect(Expect::exactly(1)),
+        seen => usual(seen),
+    };
+    let (mut bench, log) = bench(Scripted::new(Expect::exactly(1), reads_two), |_| {});
+    bench.receive(b"ab");
+    bench.reset();
+    assert!(bench.ended().is_none(), "it pauses");
+    bench.message(note("on"));
+    assert!(bench.ended().is_none() && log.has(&frame(b"b")));
+    bench.message(note("on"));
+    assert!(matches!(bench.ended(), Some(End::Os(_))), "{:?}", log.all());
+    // Who writes is told at once, and nothing of it has gone out.
+    let (mut bench, _) = self::bench(Scripted::quiet(Expect::nothing()), |_| {});
+    bench.reset();
+    bench.message(order(|io| {
+        io.write(b"hello?");
+        Then::Close
+    }));
+    assert!(matches!(bench.ended(), Some(End::Os(_))) && bench.written().is_empty());
+}
+
+#[test]
+fn what_is_asked_for_at_once_again_and_again_lets_time_go_on() {
+    let _books = Books::open();
+    let again = |seen: &Seen, io: &mut Io<'_, Scripted>| {
+        if let Seen::Timer(name) = seen {
+            io.timer(1 - name, Duration::ZERO);
+        }
+        Then::Stay
+    };
+    let (mut bench, log) = bench(Scripted::new(Expect::any(), again), |_| {});
+    bench.message(order(|io| {
+        io.timer(0, Duration::ZERO);
+        Then::Stay
+    }));
+    log.take();
+    bench.advance(Duration::ZERO);
+    assert_eq!(log.take(), [Seen::Timer(0)]);
+    bench.advance(SECOND);
+    assert!((500..1_000).contains(&log.take().len()), "a loop's timers are about a millisecond apart");
+    bench.message(order(|_| Then::Close));
+    let patient = |seen: &Seen, _: &mut Io<'_, Scripted>| match seen {
+        Seen::Timeout(_) => Then::Stay,
+        seen => usual(seen),
+    };
+    let (mut bench, log) = self::bench(Scripted::new(Expect::any().idle_within(Duration::ZERO), patient), |_| {});
+    bench.advance(SECOND);
+    assert!((500..1_000).contains(&log.take().len()));
+    bench.eof();
+}
+
+#[test]
+fn two_that_answer_each_other_without_a_latency_are_told_from_a_test_that_hangs() {
+    let echoes = || Wire::new(Deferring, Deferring, Duration::ZERO);
+    let mut wire = echoes();
+    wire.run(SECOND);
+    wire.a.message(b"hello".to_vec());
+    let panic = catch_unwind(AssertUnwindSafe(|| wire.run(SECOND))).unwrap_err();
+    let text = panic.downcast_ref::<&str>().copied().map(str::to_string);
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap();
+    assert!(text.contains("give the wire a latency"), "{text}");
+    // With one they go on for as long as they may.
+    let mut wire = Wire::new(Deferring, Deferring, SECOND / 100);
+    wire.a.message(b"hello".to_vec());
+    wire.run(10 * SECOND);
+    assert!(wire.a.ended().is_none() && wire.b.ended().is_none());
+}
+
+/// As on a loop: what is queued has so long to get out, then it is lost.
+#[test]
+fn a_close_waits_for_the_peer_to_take_the_output_and_not_for_ever() {
+    let _books = Books::open();
+    let closing = || {
+        let (mut bench, log) = bench(Scripted::quiet(Expect::any()), |limits| limits.close_within = 3 * SECOND);
+        bench.block(true);
+        bench.message(order(|io| {
+            io.write(b"bye");
+            io.timer(1, SECOND);
+            Then::Close
+        }));
+        bench.advance(3 * SECOND - Duration::from_nanos(1));
+        bench.receive(b"late");
+        bench.message(note("late"));
+        bench.eof();
+        assert_eq!(log.take(), [Seen::Open, Seen::Message("order")], "no callback comes after the close");
+        assert!(bench.ended().is_none() && bench.written().is_empty());
+        bench
+    };
+    let mut bench = closing();
+    bench.block(false);
+    assert!(matches!(bench.ended(), Some(End::Closed)) && bench.written() == b"bye");
+    let mut bench = closing();
+    bench.advance(Duration::from_nanos(1));
+    assert!(matches!(bench.ended(), Some(End::CloseTimedOut)));
+    bench.block(false);
+    assert_eq!(bench.written(), b"");
+    let mut bench = closing();
+    bench.reset();
+    assert!(matches!(bench.ended(), Some(End::Os(_))) && bench.written().is_empty());
+    // Who leaves with output that nobody takes has not left.
+    let (mut bench, _) = self::bench(Scripted::quiet(Expect::any()), |_| {});
+    bench.block(true);
+    bench.message(order(|io| {
+        io.write(b"bye");
+        Then::Leave(Box::new(|_| ()))
+    }));
+    bench.advance(60 * SECOND);
+    assert!(matches!(bench.ended(), Some(End::CloseTimedOut)));
+    // A last word that is not heard changes nothing about why.
+    let script = Scripted::quiet(Expect::exactly(5).at_most(3)).0.with_last_word(b"no");
+    let mut bench = Bench::new(script);
+    bench.block(true);
+    bench.receive(b"x");
+    assert!(bench.ended().is_none());
+    bench.advance(60 * SECOND);
+    assert!(matches!(bench.ended(), Some(End::TooLong { at_most: 3 })) && bench.written().is_empty());
+}
+
+#[test]
+fn an_address_may_be_told_to_refuse() {
+    let _books = Books::open();
+    let (mut bench, log) = bench(Scripted::quiet(Expect::any()), |_| {});
+    let address = bench.address();
+    for kind in [SendErrorKind::Full, SendErrorKind::Closed] {
+        bench.refuse_messages(Some(kind));
+        let refused = address.send(note("no")).unwrap_err();
+        assert_eq!((refused.kind, refused.message.text), (kind, "no"));
+    }
+    bench.refuse_messages(None);
+    address.send(note("yes")).unwrap();
+    bench.deliver();
+    assert_eq!(log.take(), [Seen::Open, Seen::Message("yes")]);
+    bench.eof();
 }
