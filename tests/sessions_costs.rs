@@ -14,6 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gaio::testkit::Bench;
 use gaio::{Address, Expect, Hub, Io, LengthField, Next, Protocol, SessionLimits, SessionLoop};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -200,13 +201,18 @@ impl Protocol for Member {
 struct Idle;
 
 impl Protocol for Idle {
-    type Message = ();
+    type Message = Bytes;
 
     fn expects(&self) -> Expect {
         Expect::until(b"\n")
     }
 
     fn on_frame(self, _frame: &[u8], _io: &mut Io<'_, Self>) -> Next<Self> {
+        Next::Become(self)
+    }
+
+    fn on_message(self, shared: Bytes, io: &mut Io<'_, Self>) -> Next<Self> {
+        io.write_bytes(shared);
         Next::Become(self)
     }
 }
@@ -234,6 +240,19 @@ fn bytes_per_idle_session() -> f64 {
     return each as f64 / SESSIONS as f64;
 }
 
+/// What a session holds for each byte that a peer does not take, if it writes so many at a time.
+fn heap_per_queued_byte(size: usize) -> f64 {
+    let (mut bench, all) = (Bench::new(Idle), Bytes::from(vec![b'x'; 1 << 20]));
+    bench.block(true);
+    let before = counting::live_bytes();
+    for at in (0..all.len()).step_by(size) {
+        bench.message(all.slice(at..at + size));
+    }
+    assert_eq!(bench.queued(), all.len());
+    #[expect(clippy::cast_precision_loss, reason = "a figure to be read")]
+    return (counting::live_bytes() - before) as f64 / all.len() as f64;
+}
+
 #[test]
 fn messages_allocate_nothing_and_idle_sessions_hold_little() {
     let limit = getrlimit(Resource::Nofile);
@@ -243,6 +262,12 @@ fn messages_allocate_nothing_and_idle_sessions_hold_little() {
     assert!(each <= 80.0, "{each:.1} bytes per idle session");
     let count = allocations_of_a_broadcast();
     assert_eq!(count, 0, "G9: of five broadcasts");
+    // What `SessionLimits::output` counts is what is held, but for a factor: however small the pieces are.
+    for size in [1, 16, 64, 512] {
+        let held = heap_per_queued_byte(size);
+        println!("{held:.2} bytes held for each that is queued in pieces of {size}");
+        assert!(held < 2.0, "{held:.2} bytes held for each that is queued in pieces of {size}");
+    }
     let mut failures = Vec::new();
     for way in WAYS {
         let count = allocations_of(way);

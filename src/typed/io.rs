@@ -48,7 +48,9 @@ impl<P: Protocol> Io<'_, P> {
         }
     }
 
-    /// Writes shared bytes, without a copy: one line to a thousand members, say.
+    /// Writes shared bytes, without a copy: one line to a thousand members, say. (A few, less than 64, are copied: that
+    /// costs less than to share them.) The bound on output counts these bytes, and not what they are a slice of, which
+    /// stays in memory until they are out.
     pub fn write_bytes(&mut self, bytes: Bytes) {
         if !*self.end_output {
             self.output.write_bytes(bytes);

@@ -3,7 +3,7 @@
 //! While callbacks run, what they write is gathered; at the end of the step all of it goes out in one `sendmsg`. What
 //! the system does not take becomes the session's backlog. Small writes are copied behind one another; shared bytes are
 //! kept as they are; a slice of the very input that is being handed over is kept as a range of it, and copied only if it
-//! has to outlive the input (T6).
+//! has to outlive the input (T6). Both are copied at once if there are so few that to remember them costs as much.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -16,6 +16,11 @@ use crate::sys::MAX_SLICES;
 
 /// Copies are gathered in pieces of about this size.
 const PIECE: usize = 16 << 10;
+
+/// Bytes that need not be copied are copied all the same if there are fewer: to remember where they are would cost as much
+/// (a slot of the queue, what the allocator keeps, an entry of the system call). The bound on output counts bytes, so no
+/// piece may weigh many times its own.
+const WORTH_KEEPING: usize = 64;
 
 #[derive(Debug)]
 enum Piece {
@@ -64,7 +69,7 @@ impl Output {
         // Addresses are only compared: a slice that lies inside of the input is one of it.
         let at = (bytes.as_ptr() as usize).wrapping_sub(input.as_ptr() as usize);
         if at <= input.len() && bytes.len() <= input.len() - at {
-            return self.write_input(at..at + bytes.len());
+            return self.write_input(at..at + bytes.len(), bytes);
         }
         self.write_copy(bytes);
     }
@@ -82,19 +87,20 @@ impl Output {
     }
 
     #[inline]
-    fn write_input(&mut self, range: Range<usize>) {
+    fn write_input(&mut self, range: Range<usize>, bytes: &[u8]) {
         if self.pieces.is_empty() && (self.run.is_empty() || self.run.end == range.start) {
             let start = if self.run.is_empty() { range.start } else { self.run.start };
             self.run = start..range.end;
             return;
         }
-        self.write_input_piece(range);
+        self.write_input_piece(range, bytes);
     }
 
     #[inline(never)]
-    fn write_input_piece(&mut self, range: Range<usize>) {
+    fn write_input_piece(&mut self, range: Range<usize>, bytes: &[u8]) {
         match self.pieces.back_mut() {
             Some(Piece::Input(last)) if last.end == range.start => last.end = range.end,
+            _ if bytes.len() < WORTH_KEEPING => self.write_copy(bytes),
             _ => self.pieces.push_back(Piece::Input(range)),
         }
     }
@@ -105,12 +111,13 @@ impl Output {
         if self.pieces.is_empty() { input.get(self.run.clone()) } else { None }
     }
 
-    /// Writes bytes that are shared, without a copy.
+    /// Writes bytes that are shared, without a copy, if there are enough of them.
     pub(crate) fn write_bytes(&mut self, bytes: Bytes) {
-        if !bytes.is_empty() {
-            self.queued += bytes.len();
-            self.pieces.push_back(Piece::Shared(bytes));
+        if bytes.len() < WORTH_KEEPING {
+            return self.write(&bytes, &[]);
         }
+        self.queued += bytes.len();
+        self.pieces.push_back(Piece::Shared(bytes));
     }
 
     /// The next slices to send, at most so many bytes.
@@ -210,17 +217,17 @@ mod tests {
 
     #[test]
     fn pieces_go_out_in_order_whatever_they_are() {
-        let input = *b"abcdefgh";
+        let input: Vec<u8> = (0..=255).collect();
         let mut output = Output::default();
         output.write(b"copy ", &input);
         output.write(b"more ", &input);
-        output.write(&input[2..4], &input);
-        output.write(&input[4..6], &input);
-        output.write_bytes(Bytes::from_static(b" shared"));
+        output.write(&input[..WORTH_KEEPING], &input);
+        output.write(&input[WORTH_KEEPING..255], &input);
+        output.write_bytes(Bytes::from_static(&[b's'; 2 * WORTH_KEEPING]));
         output.write(b"", &input);
         assert_eq!(output.pieces.len(), 3, "neighbours are one piece");
         assert_eq!(output.only_run(&input), None);
-        assert_eq!(output.queued(), 21);
+        assert_eq!(output.queued(), 10 + 255 + 2 * WORTH_KEEPING);
         let mut seen = Vec::new();
         while output.queued() > 0 {
             let slices = output.slices(&input, 3);
@@ -230,8 +237,60 @@ mod tests {
             drop(slices);
             output.advance(n, &input);
         }
-        assert_eq!(seen, b"copy more cdef shared");
+        assert_eq!(seen, [b"copy more ", &input[..255], &[b's'; 2 * WORTH_KEEPING]].concat());
         assert!(output.pieces.is_empty());
+    }
+
+    #[test]
+    fn what_is_worth_it_is_not_copied_and_crumbs_are_one_piece() {
+        let shared = Bytes::from(vec![b's'; WORTH_KEEPING]);
+        let input = vec![b'i'; WORTH_KEEPING];
+        let mut output = Output::default();
+        output.write_bytes(shared.clone());
+        output.write(&input, &input);
+        for _ in 0..100 {
+            output.write_bytes(shared.slice(1..));
+            output.write(&input[1..2], &input);
+            output.write_bytes(Bytes::new());
+        }
+        let slices = output.slices(&input, usize::MAX);
+        let at: Vec<_> = slices.iter().map(|slice| slice.as_ptr()).collect();
+        assert_eq!((at.len(), &at[..2]), (3, &[shared.as_ptr(), input.as_ptr()][..]));
+        drop(slices);
+        assert_eq!(output.queued(), 2 * WORTH_KEEPING + 100 * WORTH_KEEPING);
+        assert!(!shared.is_unique(), "it is shared until it is out");
+        output.clear();
+        assert!(shared.is_unique());
+    }
+
+    /// The bound on output is one on memory, too: whatever the pieces, they weigh few times their bytes.
+    #[test]
+    fn no_piece_weighs_many_times_its_bytes() {
+        for size in [1, WORTH_KEEPING - 1, WORTH_KEEPING, 3 * WORTH_KEEPING] {
+            let input = vec![b'i'; 2 * size];
+            for kinds in 1..8 {
+                let mut output = Output::default();
+                for _ in 0..1_000 {
+                    if kinds & 1 != 0 {
+                        output.write_bytes(Bytes::from_static(&[b's'; 3 * WORTH_KEEPING]).slice(..size));
+                    }
+                    if kinds & 2 != 0 {
+                        output.write(b"c", &input);
+                    }
+                    if kinds & 4 != 0 {
+                        output.write(&input[size..], &input);
+                    }
+                }
+                let kept = output.keep(&input);
+                let heap = |piece: &Piece| match piece {
+                    Piece::Copied(bytes) => bytes.capacity(),
+                    _ => 0,
+                };
+                let shared: usize = kept.pieces.iter().map(|piece| piece.bytes(&[]).len().max(heap(piece))).sum();
+                let all = shared + kept.pieces.capacity() * size_of::<Piece>();
+                assert!(all <= 5 * kept.queued(), "{kinds} of {size}: {all} B for {} B", kept.queued());
+            }
+        }
     }
 
     #[test]
