@@ -6,7 +6,7 @@
 mod scripted;
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
@@ -96,6 +96,39 @@ fn several_loops_share_a_port() {
         server.shutdown(Duration::ZERO);
         server.join().unwrap();
         assert_eq!(OPEN.load(Ordering::SeqCst), 0);
+    });
+}
+
+#[test]
+fn of_several_addresses_the_first_that_can_be_had_is_taken() {
+    test(|| {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let free: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        for loops in [1, 2] {
+            let addresses = [taken.local_addr().unwrap(), free];
+            let server = Server::bind(&addresses[..]).unwrap().loops(loops).serve(|_peer| Echo).unwrap();
+            let address = server.local_addr().unwrap();
+            assert!(address.port() != 0 && address != addresses[0]);
+            drop(TcpStream::connect(address).unwrap());
+            drop(server);
+            let refused = Server::bind(&addresses[..1]).unwrap().loops(loops).serve(|_peer| Echo).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::AddrInUse);
+        }
+        let none: &[SocketAddr] = &[];
+        assert_eq!(Server::bind(none).unwrap_err().kind(), ErrorKind::InvalidInput);
+    });
+}
+
+/// As the docs of `loops` warn: only one loop finds out that somebody else has the port.
+#[test]
+fn servers_of_several_loops_share_a_port_with_each_other() {
+    test(|| {
+        let first = Server::bind("127.0.0.1:0").unwrap().loops(2).serve(|_peer| Echo).unwrap();
+        let address = first.local_addr().unwrap();
+        let second = Server::bind(address).unwrap().loops(2).serve(|_peer| Echo).unwrap();
+        assert_eq!(second.local_addr(), Some(address));
+        let refused = Server::bind(address).unwrap().serve(|_peer| Echo).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::AddrInUse);
     });
 }
 

@@ -22,7 +22,7 @@ use crate::typed::protocol::{Next, Protocol};
 use crate::typed::sessions::{Hub, Unbound};
 
 enum Bound {
-    Tcp(SocketAddr),
+    Tcp(Vec<SocketAddr>),
     Adopted(Socket),
 }
 
@@ -100,14 +100,16 @@ impl Protocol for Unserved {
 
 impl Server<Unserved> {
     /// A server on a TCP address; port 0 takes a free one, which [`local_addr`](Self::local_addr) tells. The address is
-    /// taken when it serves.
+    /// taken when it serves; where a name has several, the first that can be had.
     ///
     /// # Errors
-    /// If the address cannot be understood. A name is resolved here, and blocks.
+    /// If the address cannot be understood, or a name has none. It is resolved here, and blocks.
     pub fn bind(address: impl ToSocketAddrs) -> io::Result<ServerBuilder> {
-        let address = address.to_socket_addrs()?.next();
-        let address = address.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no address to bind to"))?;
-        Ok(ServerBuilder::new(Bound::Tcp(address)))
+        let addresses: Vec<_> = address.to_socket_addrs()?.collect();
+        if addresses.is_empty() {
+            return Err(no_address());
+        }
+        Ok(ServerBuilder::new(Bound::Tcp(addresses)))
     }
 
     /// A server on a Unix socket. The path must not exist; it is left there in the end.
@@ -131,6 +133,10 @@ impl ServerBuilder {
     }
 
     /// So many loops; 0 counts as 1. Default 1.
+    ///
+    /// Several share their TCP port by `SO_REUSEPORT`, and so would any other such listener of the same user: a second
+    /// server that is started on this port by mistake is no error, but takes a part of the connections. With one loop it is
+    /// (`AddrInUse`).
     pub fn loops(mut self, n: usize) -> Self {
         self.loops = if n == 0 { 1 } else { n };
         self
@@ -165,7 +171,7 @@ impl ServerBuilder {
     /// Starts it. `first` makes the first state of each session, from the peer's address (none for Unix sockets).
     ///
     /// # Errors
-    /// The system's: the address is taken, no descriptors or threads to be had, a CPU that cannot be pinned to; or limits
+    /// The system's: the address is taken (which several [`loops`](Self::loops) cannot tell), no descriptors or threads to be had, a CPU that cannot be pinned to; or limits
     /// that cannot work (`InvalidInput`). Nothing is left running.
     pub fn serve<P: Protocol>(
         self,
@@ -178,23 +184,21 @@ impl ServerBuilder {
             let (admit, first) = (admit.clone(), first.clone());
             Box::new(move |peer| admit.as_ref().is_none_or(|admit| admit(peer)).then(|| first(peer)))
         };
-        let mut listeners = Vec::new();
-        let address = match bound {
-            Bound::Tcp(mut address) => {
-                let streams = sys::StreamOptions { nodelay: true, ..Default::default() };
-                let options = sys::ListenOptions { reuse_port: loops > 1, streams, ..Default::default() };
-                for _ in 0..loops {
-                    let listener = sys::listen_tcp(address, &options)?;
-                    // Port 0 was resolved by the first; the others share what it got.
-                    address = sys::local_addr(&listener).unwrap_or(address);
-                    listeners.push(listener);
+        let (listeners, address) = match bound {
+            Bound::Tcp(addresses) => {
+                let mut bound = Err(no_address());
+                for address in addresses {
+                    bound = listen(address, loops);
+                    if bound.is_ok() {
+                        break;
+                    }
                 }
-                Some(address)
+                let (listeners, address) = bound?;
+                (listeners, Some(address))
             }
             Bound::Adopted(socket) => {
                 let address = sys::local_addr(&socket);
-                listeners.push(socket);
-                address
+                (vec![socket], address)
             }
         };
         // The last is made first: the first loop knows the others, if it accepts for them.
@@ -211,6 +215,24 @@ impl ServerBuilder {
         }
         Server::start(made, &cpus, address)
     }
+}
+
+fn no_address() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "no address to bind to")
+}
+
+/// A listener for each loop, all on the same address, which has its port now.
+fn listen(mut address: SocketAddr, loops: usize) -> io::Result<(Vec<Socket>, SocketAddr)> {
+    let streams = sys::StreamOptions { nodelay: true, ..Default::default() };
+    let options = sys::ListenOptions { reuse_port: loops > 1, streams, ..Default::default() };
+    let mut listeners = Vec::new();
+    for _ in 0..loops {
+        let listener = sys::listen_tcp(address, &options)?;
+        // Port 0 was resolved by the first; the others share what it got.
+        address = sys::local_addr(&listener).unwrap_or(address);
+        listeners.push(listener);
+    }
+    Ok((listeners, address))
 }
 
 impl<P: Protocol> Server<P> {
