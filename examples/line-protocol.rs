@@ -27,6 +27,9 @@
 //!   closed ◄──────────── quit, end of stream ──────────────── closed, and the letter thrown away
 //! ```
 //!
+//! The times are those of silence, until something begins. What has begun has a time of its own to come to its end: 5 s
+//! for a line, and 30 s more for a body.
+//!
 //! # 2. A state is a variant
 //!
 //! `Session` has one variant per state, and each owns what is known in it and nothing else: there is no name before
@@ -414,6 +417,21 @@ mod tests {
         assert_eq!(bench.written(), b"bye too slow\n");
         is_closed(&bench);
         assert!(letters.take("bob").is_empty());
+    }
+
+    /// The silence before it and the body itself have 30 s each.
+    #[test]
+    fn body_silent_closed() {
+        let letters = Letters::default();
+        let mut bench = body(&letters);
+        bench.advance(29 * SECOND);
+        says(&mut bench, "hell", "");
+        bench.advance(29 * SECOND);
+        says(&mut bench, "o", "ok 5 bytes for bob\n");
+        says(&mut bench, "to bob 5\n", "ok send 5 bytes\n");
+        bench.advance(30 * SECOND);
+        assert_eq!(bench.written(), b"bye too quiet\n");
+        assert_eq!(letters.take("bob").len(), 1);
     }
 
     #[test]

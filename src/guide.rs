@@ -128,6 +128,9 @@
 //! there. A frame is borrowed from the loop's buffer; what is to outlive the callback is copied. A frame that comes byte
 //! by byte is scanned once.
 //!
+//! Beware of `Expect::exactly(0)`: it waits for one byte. After a header that announces a body of `n` bytes, go to the
+//! state of the body only if `n > 0`, or it eats the first byte of what follows. ([`Expect::length`] knows empty frames.)
+//!
 //! To *answer* a frame that is too long write in [`Protocol::on_bad_frame`]: that goes out before the session ends. To go on
 //! behind it let `at_most` be larger than what you accept, and look at the length yourself.
 //!
@@ -140,6 +143,11 @@
 //! | [`Io::timer`] | now | so much later | [`on_timer`](Protocol::on_timer) |
 //!
 //! A limit on a frame is not put off by bytes that trickle in. By default `on_timeout` closes.
+//!
+//! What begins a limit anew: a frame, a time-out that the session survives, output that has fallen from above the
+//! high-water mark to below the low one, and a state that expects something else. A message or a timer that leads to a
+//! state with an *equal* [`Expect`] does not: the limit goes on. It also goes on while output is above the high-water
+//! mark and nothing is read: then it is the time that the peer has to take it.
 //!
 //! ```
 //! # use gaio::{Expect, Io, Next, Protocol, TimeLimit};
@@ -258,7 +266,7 @@
 //! | it ends because | by | the peer sees |
 //! |---|---|---|
 //! | it is done | [`Next::Close`] | all output, then a clean end |
-//! | something is wrong | [`Next::Abort`] | a reset |
+//! | something is wrong | [`Next::Abort`] | a reset (but see below) |
 //! | the peer has ended | [`on_eof`](Protocol::on_eof); by default `Close` | all output, then a clean end |
 //! | the server ends | [`on_shutdown`](Protocol::on_shutdown); by default `Close` | the same, within the grace |
 //! | a frame is too long, or can be none | [`Expect::at_most`], [`Decode::Refuse`] | a reset; the last word of [`Protocol::on_bad_frame`], if there is one, and the end |
@@ -266,14 +274,22 @@
 //! | too much output is queued | [`SessionLimits::output`] | a reset |
 //! | a callback has panicked | – | a reset; the other sessions go on |
 //!
+//! A close has [`close_within`](SessionLimits::close_within) (5 s) for everything: the output, the peer's end. That is
+//! in total, so a peer that reads steadily but slowly is cut off, too, and the session ends as [`End::CloseTimedOut`].
+//! [`Next::Leave`] has the same time for its output, and does not leave if that is not enough.
+//!
+//! A reset is one over TCP. A Unix socket has none: there the peer reads an end of the stream, whatever the reason, so
+//! a protocol that has to tell them apart says in its frames that all was sent.
+//!
 //! [`on_end`](Protocol::on_end) comes once, always, with the last state and the [`End`]. A state may also own what gives
 //! itself back when it is dropped: a name, a place in a room. That is sure even after a panic.
 //!
 //! # 8. Tests
 //!
-//! A protocol needs no socket, so neither does its test. [`testkit::Bench`](crate::testkit::Bench) is one session by hand:
-//! bytes, messages and time go in, output and the state come out. [`testkit::Wire`](crate::testkit::Wire) is two that talk
-//! to each other in virtual time. And the first rule of framing is one call:
+//! A protocol needs no socket, so neither does its test. [`testkit::Bench`](crate::testkit::Bench) is one session by
+//! hand: bytes, messages and time go in, output and the state come out; the peer may block, end or reset, and the
+//! address refuse. [`testkit::Wire`](crate::testkit::Wire) is two that talk to each other in virtual time. And the
+//! first rule of framing is one call:
 //!
 //! ```
 //! # use gaio::{Expect, Io, LengthField, Next, Protocol};

@@ -48,7 +48,8 @@ counters! {
     residues,
     /// Connections accepted.
     accepted,
-    /// Connections accepted and closed at once, since the limit on sessions was reached.
+    /// Connections accepted and closed at once: since the limit on sessions was reached, or what makes their sessions
+    /// turned them away or panicked, or a lingering close could not be switched off.
     refused,
     /// Connections closed unserved, since descriptors had run out.
     shed,
@@ -60,7 +61,8 @@ counters! {
     cancels_missed,
     /// Operations and timers whose deadline passed.
     expired,
-    /// Messages to sessions that had ended.
+    /// Messages to sessions that had ended or were closing, counted for each member that a broadcast found so; and what
+    /// was left when the loop ended.
     undelivered,
     /// Frames handed to typed sessions.
     frames,

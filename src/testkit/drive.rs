@@ -10,7 +10,8 @@ use crate::typed::io::Effect;
 use crate::typed::machine::{self, Doom, Fate, Machine};
 use crate::typed::protocol::{End, Protocol};
 
-/// Who asks for time limits and timers at once, again and again, has them so far apart: as on a loop, about a millisecond.
+/// Who asks for time limits and timers at once, again and again, has them so far apart: as on a loop, about a
+/// millisecond.
 pub(super) const TICK: u64 = 1 << 20;
 
 /// What is around the session: its peer, its timers, its end.
@@ -72,8 +73,8 @@ impl<P: Protocol> Bench<P> {
         self.world.end.is_none() && self.world.closing.is_none()
     }
 
-    /// Carries out what callbacks asked for, and goes on as far as it goes, in the loop's order: output, room for more of
-    /// it, input, its end.
+    /// Carries out what callbacks asked for, and goes on as far as it goes, in the loop's order: output, room for more
+    /// of it, input, its end.
     pub(super) fn after(&mut self, mut called: Result<(), Doom>) {
         while self.world.end.is_none() {
             self.carry_out();

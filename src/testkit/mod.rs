@@ -194,8 +194,8 @@ impl<P: Protocol> Bench<P> {
     }
 
     /// The peer resets the connection. The session ends as [`End::Os`] (`ConnectionReset`): behind the frames that have
-    /// arrived, or as soon as it writes. Where it pauses bytes may have arrived since: then it learns of the reset behind
-    /// them.
+    /// arrived, or as soon as it writes. Where it pauses bytes may have arrived since: then it learns of the reset
+    /// behind them.
     pub fn reset(&mut self) {
         self.world.torn = true;
         self.after(Ok(()));
@@ -221,8 +221,8 @@ impl<P: Protocol> Bench<P> {
         letters.into_iter().for_each(|message| self.message(message));
     }
 
-    /// From now on what is sent to its address comes back, for this reason: as if its loop were behind (`Full`), or at its
-    /// end (`Closed`). With `None` messages are taken again.
+    /// From now on what is sent to its address comes back, for this reason: as if its loop were behind (`Full`), or at
+    /// its end (`Closed`). With `None` messages are taken again.
     ///
     /// ```
     /// # use gaio::{Expect, Io, Next, Protocol, SendErrorKind};
@@ -252,8 +252,8 @@ impl<P: Protocol> Bench<P> {
     }
 
     /// While blocked the peer takes no output: it is queued, and the water marks count. A session that closes meanwhile
-    /// has [`close_within`](SessionLimits::close_within) for what is queued, as on a loop; then that is lost, and it ends as
-    /// [`End::CloseTimedOut`].
+    /// has [`close_within`](SessionLimits::close_within) for what is queued, as on a loop; then that is lost, and it
+    /// ends as [`End::CloseTimedOut`].
     pub fn block(&mut self, blocked: bool) {
         self.world.blocked = blocked;
         self.after(Ok(()));
@@ -261,8 +261,8 @@ impl<P: Protocol> Bench<P> {
 
     /// Time passes. Timers and time limits come in their order.
     ///
-    /// They come to the nanosecond, where a loop may be a millisecond late. But time goes on: what a callback here asks for
-    /// anew in no time comes about a millisecond later.
+    /// They come to the nanosecond, where a loop may be a millisecond late. But time goes on: what a callback here asks
+    /// for anew in no time comes about a millisecond later.
     pub fn advance(&mut self, time: Duration) {
         let until = self.bench.now.saturating_add(nanos(time));
         self.world.timer_least = TICK;

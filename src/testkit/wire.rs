@@ -24,8 +24,8 @@ const MOST_ROUNDS: u32 = 100_000;
 /// Two sessions that talk to each other in virtual time.
 ///
 /// What one writes arrives at the other after the latency, and so does its end: as a clean one, or as a
-/// [reset](Bench::reset), as on a loop. Messages that are sent to the [address](Bench::address) of either, by itself, by the
-/// other or by the test, are handed over at once, whenever the wire [runs](Self::run).
+/// [reset](Bench::reset), as on a loop. Messages that are sent to the [address](Bench::address) of either, by itself,
+/// by the other or by the test, are handed over at once, whenever the wire [runs](Self::run).
 ///
 /// ```
 /// use std::time::Duration;
@@ -74,12 +74,12 @@ impl<A: Protocol, B: Protocol> Wire<A, B> {
         Self { a, b, latency, to_a: Way::new(), to_b: Way::new(), now: Duration::ZERO }
     }
 
-    /// Lets so much time pass, all of it, and everything happen that is due in it, in its order: arrivals, messages, timers
-    /// and time limits. With zero, what is due now.
+    /// Lets so much time pass, all of it, and everything happen that is due in it, in its order: arrivals, messages,
+    /// timers and time limits. With zero, what is due now.
     ///
     /// # Panics
-    /// If time stands still: at one instant the two have answered each other (or sent messages) 100 000 times. Two echoes
-    /// without a latency would do so for ever.
+    /// If time stands still: at one instant the two have answered each other (or sent messages) 100 000 times. Two
+    /// echoes without a latency would do so for ever.
     pub fn run(&mut self, time: Duration) {
         let until = self.now.saturating_add(time);
         let mut rounds = 0;

@@ -59,7 +59,8 @@ impl Expect {
         Self::new(What::Any)
     }
 
-    /// So many bytes; 0 counts as 1.
+    /// So many bytes; 0 counts as 1. So a body whose announced length is 0 must not be waited for: it would be the first
+    /// byte of what follows it.
     #[must_use]
     pub const fn exactly(n: usize) -> Self {
         let n = if n == 0 { 1 } else { n };
@@ -126,16 +127,22 @@ impl Expect {
     }
 
     /// From the first byte of a frame to its last, however many arrive in between. Then
-    /// [`on_timeout`](crate::Protocol::on_timeout). While output is above the high-water mark nothing is read: when it has
-    /// fallen below the low one, the limit begins anew.
+    /// [`on_timeout`](crate::Protocol::on_timeout). While output is above the high-water mark nothing is read, and the
+    /// limit goes on: so long the peer has to take its output. When that has fallen below the low mark, the limit
+    /// begins anew.
     #[must_use]
     pub const fn within(mut self, time: Duration) -> Self {
         self.within = Some(time);
         self
     }
 
-    /// From the moment the state is entered to the first byte of a frame; with [`nothing`](Self::nothing), to the state's
-    /// end. Then [`on_timeout`](crate::Protocol::on_timeout). Begins anew as [`within`](Self::within) does.
+    /// From the moment the state is entered to the first byte of a frame; with [`nothing`](Self::nothing), to the
+    /// state's end. Then [`on_timeout`](crate::Protocol::on_timeout). While output is above the high-water mark it goes
+    /// on, and then begins anew, as [`within`](Self::within) does.
+    ///
+    /// After a frame it begins anew in any case. But a message or a timer enters a state only if what is expected is
+    /// another: with an *equal* `Expect` (all of it, also the times) the limit goes on from where it was. Who pings an
+    /// idle peer does not put its limit off; who wants that lets the two states differ by a nanosecond.
     #[must_use]
     pub const fn idle_within(mut self, time: Duration) -> Self {
         self.idle_within = Some(time);

@@ -26,7 +26,8 @@ pub struct SessionLimits {
     /// Output queued below which reading goes on, and [`on_drained`](crate::Protocol::on_drained) is called. Default
     /// 16 KiB.
     pub low_water: usize,
-    /// Output queued above which a session ends, as [`End::Overflow`](crate::End::Overflow). Default 16 MiB.
+    /// Output queued above which a session ends, as [`End::Overflow`](crate::End::Overflow). Bytes written, and about
+    /// what they take in memory, if they are not [slices](crate::Io::write_bytes) of more. Default 16 MiB.
     pub output: usize,
     /// The loop's receive buffer: the most that one read brings. Default 64 KiB.
     pub receive: usize,
@@ -44,8 +45,9 @@ pub struct SessionLimits {
     pub ring_slots: usize,
     /// How long a connect may take before it fails, as timed out. Default 30 s.
     pub connect_within: Duration,
-    /// How long a graceful close may take. Then the connection is reset if output is unsent, else just closed. Default 5 s.
-    /// A socket that came with a positive `SO_LINGER`, or whose listener had one, has that instead.
+    /// How long a graceful close may take, or a [leave](crate::Next::Leave): in total, also if the peer reads steadily.
+    /// Then the connection is reset if output is unsent (a Unix socket has no reset, and is closed), else just closed.
+    /// Default 5 s. A socket that came with a positive `SO_LINGER`, or whose listener had one, has that instead.
     pub close_within: Duration,
     /// Unread input that a graceful close throws away while it waits for the peer's end. Bytes; default 1 MiB.
     pub close_drain: usize,

@@ -17,9 +17,9 @@ use crate::sys::MAX_SLICES;
 /// Copies are gathered in pieces of about this size.
 const PIECE: usize = 16 << 10;
 
-/// Bytes that need not be copied are copied all the same if there are fewer: to remember where they are would cost as much
-/// (a slot of the queue, what the allocator keeps, an entry of the system call). The bound on output counts bytes, so no
-/// piece may weigh many times its own.
+/// Bytes that need not be copied are copied all the same if there are fewer: to remember where they are would cost as
+/// much (a slot of the queue, what the allocator keeps, an entry of the system call). The bound on output counts bytes,
+/// so no piece may weigh many times its own.
 const WORTH_KEEPING: usize = 64;
 
 #[derive(Debug)]

@@ -56,7 +56,9 @@ use crate::watcher::Detached;
 /// assert_eq!(test.written(), b"Your name?\nAnn said 5 bytes\n");
 /// ```
 pub trait Protocol: Sized + Send + 'static {
-    /// What other sessions and other threads may send to this one; see [`Address`](crate::Address).
+    /// What other sessions and other threads may send to this one; see [`Address`](crate::Address). A broadcast is
+    /// cloned for each member: a panic of `clone` ends that member alone. Its `Drop` must not panic: that is of no
+    /// session, and ends the loop.
     type Message: Send + 'static;
 
     /// What this state waits for. Asked after every callback, and whenever bytes arrive: it should be cheap, and depend
@@ -166,11 +168,20 @@ pub enum Next<P> {
     Become(P),
     /// It closes gracefully: all output goes out, then the sending side is shut down, what still arrives is thrown away,
     /// and the descriptor is closed. "Answer, then close": the tail is not lost.
+    ///
+    /// All of that together may take [`close_within`](crate::SessionLimits::close_within) (5 s), whether the peer reads
+    /// or not. A large answer to a slow line may need more: then let the session go on, and close it in
+    /// [`on_drained`](Protocol::on_drained), or raise the limit. What is unsent when the time is over is lost, and the
+    /// session ends as [`End::CloseTimedOut`].
     Close(P),
-    /// It ends now, by a reset; output that is still queued is dropped.
+    /// It ends now, by a reset; output that is still queued is dropped. (Unix sockets have no reset: the peer reads the
+    /// end of the stream, as if it were a clean one.)
     Abort(P),
     /// It leaves the loop: when all output is out, the socket and the input that was not consumed are handed to the
     /// function, on the loop's thread. It may delegate them to a watcher or to another loop.
+    ///
+    /// The output has [`close_within`](crate::SessionLimits::close_within) for that. Then the function is dropped
+    /// without having been called, and the session ends as [`End::CloseTimedOut`].
     Leave(P, Box<dyn FnOnce(Detached) + Send>),
 }
 

@@ -135,8 +135,8 @@ impl ServerBuilder {
     /// So many loops; 0 counts as 1. Default 1.
     ///
     /// Several share their TCP port by `SO_REUSEPORT`, and so would any other such listener of the same user: a second
-    /// server that is started on this port by mistake is no error, but takes a part of the connections. With one loop it is
-    /// (`AddrInUse`).
+    /// server that is started on this port by mistake is no error, but takes a part of the connections. With one loop
+    /// it is (`AddrInUse`).
     pub fn loops(mut self, n: usize) -> Self {
         self.loops = if n == 0 { 1 } else { n };
         self
@@ -171,8 +171,8 @@ impl ServerBuilder {
     /// Starts it. `first` makes the first state of each session, from the peer's address (none for Unix sockets).
     ///
     /// # Errors
-    /// The system's: the address is taken (which several [`loops`](Self::loops) cannot tell), no descriptors or threads to be had, a CPU that cannot be pinned to; or limits
-    /// that cannot work (`InvalidInput`). Nothing is left running.
+    /// The system's: the address is taken (which several [`loops`](Self::loops) cannot tell), no descriptors or threads
+    /// to be had, a CPU that cannot be pinned to; or limits that cannot work (`InvalidInput`). Nothing is left running.
     pub fn serve<P: Protocol>(
         self,
         first: impl Fn(Option<SocketAddr>) -> P + Send + Sync + 'static,
@@ -274,9 +274,9 @@ impl<P: Protocol> Server<P> {
     /// loop.
     ///
     /// # Errors
-    /// A loop has not taken it: `Full`, since it is behind, or `Closed`, since it is shutting down; of several, the last
-    /// one's kind. All other loops have the message, so sending it here again would tell their members twice: who wants to
-    /// try again does it loop by loop, by [`Hub::broadcast`].
+    /// A loop has not taken it: `Full`, since it is behind, or `Closed`, since it is shutting down; of several, the
+    /// last one's kind. All other loops have the message, so sending it here again would tell their members twice: who
+    /// wants to try again does it loop by loop, by [`Hub::broadcast`].
     pub fn broadcast(&self, group: u64, message: &P::Message) -> Result<(), SendErrorKind>
     where
         P::Message: Clone,

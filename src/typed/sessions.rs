@@ -241,7 +241,8 @@ impl<P: Protocol> Hub<P> {
     /// Gives a connected stream socket to the loop, as a session in this state. Its `on_open` is called there.
     ///
     /// # Errors
-    /// Socket and state come back, if the socket is none that can be a session, or the loop is behind or shut down.
+    /// Socket and state come back: `Unsupported` or `Os`, if the socket is none that can be a session; `TooMany`, if
+    /// the loop has as many as [`SessionLimits::sessions`] allows; `Full` or `Closed`, if it is behind or shut down.
     pub fn adopt(&self, socket: impl Into<Socket>, state: P) -> Result<(), (DelegateError, P)> {
         self.adopt_with(socket, Bytes::new(), state)
     }
@@ -330,7 +331,7 @@ impl<P: Protocol> Hub<P> {
     }
 
     /// Sends a message to all sessions of the loop that have [joined](crate::Io::join) this group: one submission, however
-    /// many they are.
+    /// many they are. It is cloned for each of them on the loop's thread; a panic of `clone` ends that session alone.
     ///
     /// # Errors
     /// The message comes back, if the loop is behind or shut down.
