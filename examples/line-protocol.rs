@@ -300,6 +300,11 @@ mod tests {
         assert!(matches!(bench.ended(), Some(End::Closed)), "{:?}", bench.ended());
     }
 
+    #[track_caller]
+    fn is_out_of_time(bench: &Bench<Session>, limit: TimeLimit) {
+        assert!(matches!(bench.ended(), Some(End::TimedOut(over)) if *over == limit), "{:?}", bench.ended());
+    }
+
     #[test]
     fn stranger_hello_ready() {
         let mut bench = stranger();
@@ -331,7 +336,7 @@ mod tests {
         assert!(bench.ended().is_none());
         bench.advance(Duration::from_millis(1));
         assert_eq!(bench.written(), b"bye too quiet\n");
-        is_closed(&bench);
+        is_out_of_time(&bench, TimeLimit::Idle(10 * SECOND));
     }
 
     #[test]
@@ -365,7 +370,7 @@ mod tests {
         let mut bench = ready(&Letters::default());
         bench.advance(300 * SECOND);
         assert_eq!(bench.written(), b"bye too quiet\n");
-        is_closed(&bench);
+        is_out_of_time(&bench, TimeLimit::Idle(300 * SECOND));
     }
 
     #[test]
@@ -415,7 +420,7 @@ mod tests {
             bench.advance(10 * SECOND);
         }
         assert_eq!(bench.written(), b"bye too slow\n");
-        is_closed(&bench);
+        is_out_of_time(&bench, TimeLimit::Frame(30 * SECOND));
         assert!(letters.take("bob").is_empty());
     }
 
@@ -431,6 +436,7 @@ mod tests {
         says(&mut bench, "to bob 5\n", "ok send 5 bytes\n");
         bench.advance(30 * SECOND);
         assert_eq!(bench.written(), b"bye too quiet\n");
+        is_out_of_time(&bench, TimeLimit::Idle(30 * SECOND));
         assert_eq!(letters.take("bob").len(), 1);
     }
 
@@ -458,7 +464,7 @@ mod tests {
         bench.receive(b"hello a");
         bench.advance(5 * SECOND);
         assert_eq!(bench.written(), b"bye too slow\n");
-        is_closed(&bench);
+        is_out_of_time(&bench, TimeLimit::Frame(5 * SECOND));
     }
 
     #[test]
