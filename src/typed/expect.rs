@@ -111,7 +111,9 @@ impl Expect {
         Self::new(What::Custom)
     }
 
-    /// Nothing: reading stops until another callback leads to another state. The peer's sends back up meanwhile.
+    /// Nothing: reading stops until another callback leads to another state. The peer's sends back up meanwhile. Its end of
+    /// stream waits behind them; of a reset the session is told at once, unless unread input is in front of it:
+    /// [`idle_within`](Self::idle_within) bounds the wait for somebody who may have gone.
     #[must_use]
     pub const fn nothing() -> Self {
         Self::new(What::Nothing)
