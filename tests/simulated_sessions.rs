@@ -923,3 +923,40 @@ fn a_burst_of_messages_is_offered_to_the_system() {
     assert_eq!(log.end(), None);
     assert_eq!(received(&peer).unwrap(), [7; 1_000]);
 }
+
+/// What callbacks leave to be done raises nothing: the loop has to know of it by itself.
+#[test]
+fn a_turn_that_leaves_something_to_do_says_so() {
+    let mut desk = desk();
+    let (hears, _other) = desk.session(Scripted::quiet(Expect::any()));
+    let (to, remote) = (hears.address(), desk.world.remote());
+    let (address, (state, opens)) = (remote.addr(), Scripted::quiet(Expect::any()));
+    let state = std::sync::Mutex::new(Some(state));
+    let (says, _peer) = desk.session(Scripted::new(Expect::any(), move |seen, io| {
+        match seen {
+            Seen::Timer(1) => to.send(note("sent")).unwrap(),
+            Seen::Timer(_) => io.connect(address, state.lock().unwrap().take().unwrap()),
+            _ => {}
+        }
+        Then::Stay
+    }));
+    for name in [1, 2] {
+        says.send(order(move |io| {
+            io.timer(name, SECOND);
+            Then::Stay
+        }));
+        desk.settle();
+        assert!(matches!(desk.rig.sessions.next_turn(), gaio::NextTurn::At(_)));
+        says.take();
+        desk.world.advance(SECOND + TICK);
+        desk.rig.sessions.turn(None).unwrap();
+        assert_eq!(says.take(), [Seen::Timer(name)]);
+        assert_eq!(desk.rig.sessions.next_turn(), gaio::NextTurn::Now);
+        desk.settle();
+        assert_eq!(desk.rig.sessions.next_turn() == gaio::NextTurn::WhenReadable, name == 1, "a connect has its time");
+    }
+    assert_eq!(hears.take(), [Seen::Message("sent")]);
+    let _peer = remote.attempt().unwrap().accept();
+    desk.settle();
+    assert_eq!(opens.take(), [Seen::Open]);
+}

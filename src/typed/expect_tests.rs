@@ -151,3 +151,54 @@ fn nothing_is_scanned_twice() {
         assert_eq!(seen.scanned as usize, n - 1);
     }
 }
+
+#[test]
+fn a_varint_has_64_bits_and_no_more() {
+    let field = Expect::length(LengthField::varint()).at_most(1_000);
+    let found = |last: &[u8]| {
+        let input = [&[0xff; 9][..], last].concat();
+        field.find(&input, &mut Seen::default(), none)
+    };
+    // The largest there is; the same with a nought in front, as a length of 63 bits.
+    assert_eq!(found(&[1]), Found::TooLong);
+    assert_eq!(found(&[0]), Found::TooLong);
+    let refused = Found::Refused("a length of more than 64 bits");
+    assert_eq!(found(&[2]), refused);
+    assert_eq!(found(&[3]), refused);
+    assert_eq!(found(&[0x81, 0]), refused, "an eleventh byte");
+    assert_eq!(found(&[0x80]), Found::More, "or its want");
+    let three_hundred = [&[0xac, 0x02][..], &[7; 300]].concat();
+    same(field, &three_hundred, &[&[7; 300]], None);
+}
+
+#[test]
+fn a_length_that_is_not_there_is_looked_for_with_the_next_byte() {
+    for (field, input) in [(LengthField::be32(), &[0, 0, 1][..]), (LengthField::varint(), &[0x80, 0x80, 0x80])] {
+        let mut seen = Seen::default();
+        assert_eq!(Expect::length(field).find(input, &mut seen, none), Found::More);
+        assert_eq!(seen.need, 4);
+    }
+}
+
+#[test]
+fn what_a_decoder_says_has_to_fit() {
+    let custom = Expect::custom().at_most(4);
+    let found = |input: &[u8], says| custom.find(input, &mut Seen::default(), |_| says);
+    let frame = |skip, len, total| found(b"123456", Decode::Frame { skip, len, total });
+    let refused = Found::Refused("a frame that does not fit itself");
+    assert_eq!(frame(0, 0, 0), refused);
+    assert_eq!(frame(1, 2, 2), refused);
+    assert_eq!(frame(usize::MAX, 2, 2), refused);
+    assert_eq!(frame(1, 1, 2), Found::Frame { skip: 1, len: 1, total: 2 });
+    assert_eq!(frame(0, 0, 1), Found::Frame { skip: 0, len: 0, total: 1 });
+    // The frame may be so long, and what is around it.
+    assert_eq!(frame(2, 4, 6), Found::Frame { skip: 2, len: 4, total: 6 });
+    assert_eq!(frame(0, 5, 5), Found::TooLong);
+    assert_eq!(frame(5, 1, 6), Found::TooLong);
+    assert_eq!(frame(0, 4, 7), Found::More);
+    // Both together are the most that is waited for.
+    assert_eq!(found(b"1", Decode::More(8)), Found::More);
+    assert_eq!(found(b"1", Decode::More(9)), Found::TooLong);
+    assert_eq!(found(b"1234567", Decode::More(0)), Found::More);
+    assert_eq!(found(b"12345678", Decode::More(0)), Found::TooLong);
+}
