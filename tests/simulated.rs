@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use desk::{Bomb, Desk, Got, MILLISECOND, TICK, bytes, desk, desk_with, owned, received};
 use gaio::sim::{Clock, Peer, World};
-use gaio::{Conn, Event, Half, Limits, Options, Outcome, Payload, WaitError, Watcher};
+use gaio::{Conn, Event, Half, Limits, NextTurn, Options, Outcome, Payload, WaitError, Watcher};
 
 /// The ways to read, each with room for `n` bytes at least.
 #[derive(Clone, Copy, Debug)]
@@ -361,7 +361,7 @@ fn without_descriptors_a_peer_is_told_and_accepting_waits_in_virtual_time() {
     let peers = [desk.world.connect(addr).unwrap(), desk.world.connect(addr).unwrap()];
     assert_eq!(desk.events(), []);
     let counters = desk.submitter.counters();
-    assert_eq!((counters.shed, counters.accept_errors, counters.accepted), (1, 1, 0));
+    assert_eq!((counters.shed, counters.accept_errors, counters.accepted), (1, 0, 0));
     assert_eq!(received(&peers[0]), Ok(vec![]), "it is not left hanging");
     assert_eq!(received(&peers[1]), Err(ErrorKind::WouldBlock));
     assert_eq!(desk.world.open_descriptors(), open, "the reserve is there again");
@@ -370,6 +370,30 @@ fn without_descriptors_a_peer_is_told_and_accepting_waits_in_virtual_time() {
     desk.world.advance(19 * MILLISECOND);
     assert_eq!(desk.events(), [], "the pause is not over");
     desk.world.advance(MILLISECOND + TICK);
+    assert_eq!(desk.events(), [(u32::MAX, Got::Accepted)]);
+}
+
+/// A system without descriptors says so before it looks whether anyone has come. Once nobody waits any more the loop sleeps,
+/// although there are no more descriptors than before; and whoever comes then makes an edge.
+#[test]
+fn without_descriptors_and_without_anyone_who_waits_the_loop_sleeps() {
+    let mut desk = desk();
+    let (socket, addr) = desk.world.listener();
+    let _listener = desk.submitter.listen(socket).unwrap();
+    assert_eq!(desk.events(), []);
+    let open = desk.world.open_descriptors();
+    desk.world.configure(|config| config.descriptors = open);
+    for round in 1..4 {
+        let peer = desk.world.connect(addr).unwrap();
+        assert_eq!(desk.events(), []);
+        assert_eq!(received(&peer), Ok(vec![]), "it is told");
+        assert_eq!(desk.after(20 * MILLISECOND + TICK), []);
+        let counters = desk.submitter.counters();
+        assert_eq!((counters.shed, counters.accept_errors, counters.accepted), (round, 0, 0));
+        assert_eq!(desk.watcher.next_turn(), NextTurn::WhenReadable, "round {round}");
+    }
+    desk.world.configure(|config| config.descriptors = usize::MAX);
+    let _peer = desk.world.connect(addr).unwrap();
     assert_eq!(desk.events(), [(u32::MAX, Got::Accepted)]);
 }
 
