@@ -349,7 +349,7 @@ impl<C> event_loop::Face for Proactor<C> {
     fn busy(&mut self) -> bool {
         // Neither handles dropped by this thread within the turn nor its own submissions raise the gate.
         self.can_feed()
-            || self.connects.are_due()
+            || self.connects.are_due(|| self.shared.has_place())
             || (!self.shared.returns.is_empty() && !mutant("returns_overlooked"))
             || self.shared.inbox.has_local()
     }
