@@ -9,6 +9,7 @@ mod desk;
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use desk::{Desk, Got, bytes, desk_with, of, received};
 use gaio::{Half, SubmitErrorKind};
 
@@ -83,6 +84,25 @@ fn one_step_takes_its_share_of_bytes() {
     };
     assert_eq!(events, [(3, bytes(&[1; 100]))]);
     assert!(all_turns >= 5, "an exact read, too, goes on in the next turn: {all_turns}");
+}
+
+/// A write of very many small pieces costs a system call more than it moves: each piece counts, and others have their turn.
+#[test]
+fn very_many_pieces_are_not_one_step() {
+    const PIECES: usize = 100_000;
+    let mut desk = desk_with(|config| config.buffer = 1 << 20, |_| ());
+    let (conn, peer) = desk.conn();
+    assert_eq!(desk.events(), []);
+    let pieces = (0..PIECES).map(|i| if i % 3 == 0 { Bytes::new() } else { Bytes::from_static(b"x") }).collect();
+    conn.write_vectored(pieces).submit_with(1).unwrap();
+    let (mut sent, mut buf) = (0, vec![0; PIECES]);
+    while sent < PIECES * 2 / 3 {
+        let (events, took) = turns(&mut desk);
+        let n = peer.recv(&mut buf).unwrap();
+        assert!(n <= 20_000 * took, "{n} pieces in {took} turns");
+        sent += n;
+        assert_eq!(events.len(), usize::from(sent == PIECES * 2 / 3));
+    }
 }
 
 /// Of the operations of one connection only the first is tried as it is submitted; the others share its step.

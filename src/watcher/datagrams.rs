@@ -57,6 +57,7 @@ impl<C> Proactor<C> {
             Verb::Moved(_) | Verb::Eof => {}
         }
         pending.done = pending.body.len();
+        pending.body.advance(pending.done);
         turn.budget.moved(pending.done);
         None
     }

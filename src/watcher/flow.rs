@@ -45,31 +45,60 @@ enum Sent {
     Failed(Errno),
 }
 
+/// What a send has moved, or why it is the last one for now.
+#[inline(always)]
+fn moved(verb: Verb, turn: &mut Turn<'_>) -> Result<usize, Sent> {
+    match verb {
+        Verb::Moved(n) => {
+            turn.budget.moved(n);
+            Ok(n)
+        }
+        Verb::Pending => Err(Sent::Waits),
+        Verb::Failed(Errno::NOBUFS | Errno::NOMEM) => {
+            turn.session.retry_soon(turn.key.token(), turn.timers);
+            Err(Sent::Waits)
+        }
+        Verb::Failed(errno) => Err(Sent::Failed(errno)),
+        Verb::Eof => unreachable!("a send has no end of stream"),
+    }
+}
+
 /// Sends what is left of a write, until all is out, the system takes no more, or the budget is spent.
 #[inline(always)]
-fn send_rest<C>(pending: &mut Pending<C>, turn: &mut Turn<'_>, len: usize) -> Sent {
-    while pending.done < len {
+fn send_rest<C>(pending: &mut Pending<C>, turn: &mut Turn<'_>) -> Sent {
+    let bytes = pending.body.bytes();
+    while pending.done < bytes.len() {
         if turn.budget.is_spent() {
             return Sent::Spent;
         }
-        let verb = if let Body::WriteMany(..) = pending.body {
-            turn.session.send(&pending.body.slices(pending.done, turn.budget.bytes))
-        } else {
-            let rest = &pending.body.bytes()[pending.done..];
-            turn.session.send(&[IoSlice::new(&rest[..rest.len().min(turn.budget.bytes)])])
-        };
-        match verb {
-            Verb::Moved(n) => {
+        let rest = &bytes[pending.done..];
+        let rest = &rest[..rest.len().min(turn.budget.bytes)];
+        match moved(turn.session.send(&[IoSlice::new(rest)]), turn) {
+            Ok(n) => pending.done += n,
+            Err(sent) => return sent,
+        }
+    }
+    Sent::All
+}
+
+/// The same of many pieces.
+fn send_pieces<C>(pending: &mut Pending<C>, turn: &mut Turn<'_>) -> Sent {
+    /// What a piece costs at least, in bytes of the budget: the system looks at each of them.
+    const PIECE: usize = 64;
+    while pending.body.has_pieces() {
+        if turn.budget.is_spent() {
+            return Sent::Spent;
+        }
+        let slices = pending.body.slices(turn.budget.bytes);
+        let (verb, cost) = (turn.session.send(&slices), slices.len() * PIECE);
+        drop(slices);
+        match moved(verb, turn) {
+            Ok(n) => {
                 pending.done += n;
-                turn.budget.moved(n);
+                pending.body.advance(n);
+                turn.budget.moved(cost.saturating_sub(n));
             }
-            Verb::Pending => return Sent::Waits,
-            Verb::Failed(Errno::NOBUFS | Errno::NOMEM) => {
-                turn.session.retry_soon(turn.key.token(), turn.timers);
-                return Sent::Waits;
-            }
-            Verb::Failed(errno) => return Sent::Failed(errno),
-            Verb::Eof => unreachable!("a send has no end of stream"),
+            Err(sent) => return sent,
         }
     }
     Sent::All
@@ -148,8 +177,12 @@ impl<C> Proactor<C> {
         if !pending.body.is_write() {
             return self.end_output(turn);
         }
-        let len = pending.body.len();
-        match send_rest(pending, turn, len) {
+        let sent = if let Body::WriteMany { .. } = pending.body {
+            send_pieces(pending, turn)
+        } else {
+            send_rest(pending, turn)
+        };
+        match sent {
             Sent::All => {}
             Sent::Waits => return Tried::Waits,
             Sent::Spent => return Tried::Spent,
@@ -159,7 +192,7 @@ impl<C> Proactor<C> {
                 return Tried::Gone;
             }
         }
-        self.outbox.written += len as u64;
+        self.outbox.written += pending.done as u64;
         turn.budget.ops = turn.budget.ops.saturating_sub(1);
         // The user's code, if it is the owner of `Bytes` that is dropped here. Before the count: a panic leaves it queued.
         if let Some(spent) = pending.body.become_read() {
