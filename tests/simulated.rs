@@ -12,7 +12,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use bytes::Bytes;
-use desk::{Bomb, Desk, Got, MILLISECOND, TICK, bytes, desk, desk_with, owned, received};
+use desk::{Desk, Got, MILLISECOND, TICK, bomb, bytes, desk, desk_with, owned, received};
 use gaio::sim::{Clock, Peer, World};
 use gaio::{Conn, Event, Half, Limits, NextTurn, Options, Outcome, Payload, WaitError, Watcher};
 
@@ -537,9 +537,9 @@ fn nothing_is_left_when_the_watcher_is_gone() {
 fn a_panic_in_a_turn_leaves_a_watcher_that_can_be_dropped() {
     let mut desk = desk();
     let (conn, _peer) = desk.conn();
-    let (light, fuse) = std::sync::mpsc::channel();
+    let (payload, _begun, light) = bomb();
     light.send(()).unwrap();
-    conn.write(Bytes::from_owner(Bomb(fuse))).then_read_pooled().submit_with(1).unwrap();
+    conn.write(payload).then_read_pooled().submit_with(1).unwrap();
     conn.read(Vec::with_capacity(8)).submit_with(2).unwrap();
     let turn = std::panic::AssertUnwindSafe(|| desk.watcher.turn(Some(Duration::ZERO)).map(|batch| batch.count()));
     assert!(std::panic::catch_unwind(turn).is_err());
@@ -555,8 +555,9 @@ fn after_a_panic_everything_that_was_accepted_completes() {
     let (mut watcher, submitter) = Watcher::<u32>::spawn_for(Options::default()).unwrap();
     let (socket, _peer) = world.pair();
     let conn = submitter.delegate(socket).unwrap();
-    let (light, fuse) = std::sync::mpsc::channel();
-    conn.write(Bytes::from_owner(Bomb(fuse))).then_read_pooled().submit_with(1).unwrap();
+    let (payload, begun, light) = bomb();
+    conn.write(payload).then_read_pooled().submit_with(1).unwrap();
+    begun.recv().unwrap();
     conn.read(Vec::with_capacity(8)).submit_with(2).unwrap();
     submitter.post(3).unwrap();
     let (late, _late_peer) = world.pair();
@@ -579,7 +580,7 @@ fn after_a_panic_everything_that_was_accepted_completes() {
     assert_eq!(end, WaitError::LoopFailed);
     got.sort_by_key(|(context, _)| *context);
     let expected = [
-        (1, Got::Failed(Half::Read, 4, "LoopFailed".into())),
+        (1, Got::Failed(Half::Read, 0, "LoopFailed".into())),
         (2, Got::Failed(Half::Read, 0, "LoopFailed".into())),
         (3, Got::Posted),
         (4, Got::Failed(Half::Write, 0, "LoopFailed".into())),

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use desk::{Bomb, Desk, desk, desk_with};
+use desk::{Desk, bomb, desk, desk_with};
 use gaio::sim::{Remote, World};
 use gaio::{
     Conn, ConnectError, EmbeddedWatcher, Event, ListenOptions, NextTurn, OpError, Options, Outcome, WaitError, Watcher,
@@ -379,8 +379,9 @@ fn after_a_panic_connects_fail() {
     let _attempt = remote.attempt_blocking();
     let (socket, _peer) = world.pair();
     let conn = submitter.delegate(socket).unwrap();
-    let (light, fuse) = std::sync::mpsc::channel();
-    conn.write(Bytes::from_owner(Bomb(fuse))).then_read_pooled().submit_with(2).unwrap();
+    let (payload, begun, light) = bomb();
+    conn.write(payload).then_read_pooled().submit_with(2).unwrap();
+    begun.recv().unwrap();
     submitter.connect(remote.addr()).submit_with(3).unwrap();
     light.send(()).unwrap();
     let mut failed = Vec::new();

@@ -12,6 +12,7 @@ use crate::error::SubmitErrorKind;
 use crate::sys::MAX_SLICES;
 use crate::watcher::Lease;
 use crate::watcher::outcome::Payload;
+use crate::watcher::spent::Spent;
 
 /// What a write does once all its bytes are out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -162,22 +163,31 @@ impl Body {
     /// Turns a write whose bytes are all out into the read it is linked to, if it is. A lease that was written is
     /// handed back, and `Bytes` go where their drop does no harm: neither goes to the caller.
     #[inline]
-    pub(crate) fn become_read(&mut self) -> Option<Lease> {
-        let (next, spent) = match self {
+    pub(crate) fn become_read(&mut self, spent: &mut Spent) -> Option<Lease> {
+        let (next, lease) = match self {
             Self::WriteVec(Then::ReadSame, bytes) => {
                 bytes.clear();
                 (Self::Read(std::mem::take(bytes)), None)
             }
             Self::WriteLease(Then::ReadPooled, lease) => (Self::ReadPooled, Some(lease.take())),
             Self::WriteLease(Then::ReadLeased, lease) => (Self::ReadLeased, Some(lease.take())),
-            _ => match self.then()? {
-                Then::ReadPooled => (Self::ReadPooled, None),
-                Then::ReadLeased => (Self::ReadLeased, None),
-                Then::Done | Then::ReadSame => return None,
-            },
+            _ => {
+                let next = match self.then()? {
+                    Then::ReadPooled => Self::ReadPooled,
+                    Then::ReadLeased => Self::ReadLeased,
+                    Then::Done | Then::ReadSame => return None,
+                };
+                match self {
+                    Self::WriteBytes(_, bytes) => spent.push(std::mem::take(bytes)),
+                    Self::WriteMany { pieces, .. } => spent.push_pieces(std::mem::take(pieces)),
+                    _ => {}
+                }
+                (next, None)
+            }
         };
-        *self = next;
-        spent
+        // There is nothing left in it to drop.
+        std::mem::forget(std::mem::replace(self, next));
+        lease
     }
 
     #[inline]

@@ -224,6 +224,7 @@ impl<C: Send + 'static> Drop for EmbeddedWatcher<C> {
         self.shared.inbox.shut_down(Duration::ZERO);
         let panics = Panics::default();
         while panics.put_off(|| self.turn(None).map(|batch| panics.discard(batch)).is_ok()) != Some(false) {}
+        self.event_loop.face.drop_last(&panics);
         self.shared.unbind();
         panics.pass_on();
     }

@@ -194,11 +194,10 @@ impl<C> Proactor<C> {
         }
         self.outbox.written += pending.done as u64;
         turn.budget.ops = turn.budget.ops.saturating_sub(1);
-        // The user's code, if it is the owner of `Bytes` that is dropped here. Before the count: a panic leaves it queued.
-        if let Some(spent) = pending.body.become_read() {
+        if let Some(lease) = pending.body.become_read(&mut self.spent) {
             // To where the next one is drawn from: by the read that follows, or else by another `write_copied`.
             if matches!(pending.body, Body::ReadLeased) {
-                self.stash.give(spent);
+                self.stash.give(lease);
             }
         }
         self.writes -= 1;

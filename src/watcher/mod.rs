@@ -48,6 +48,7 @@ mod pool;
 mod proactor;
 mod queue;
 mod shared;
+mod spent;
 mod submitter;
 mod turn;
 
@@ -307,6 +308,7 @@ fn run<C>(mut event_loop: EventLoop<Proactor<C>>) {
         event_loop.face.fail_all(&mut event_loop.core);
         unharmed(&mut event_loop, true);
     }
+    event_loop.face.drop_last(&Panics::default());
     shared.unbind();
 }
 

@@ -46,6 +46,7 @@ use crate::watcher::outcome::{Failure, Half};
 use crate::watcher::pool::Stash;
 use crate::watcher::queue::{Ops, Pending, Queues};
 use crate::watcher::shared::Shared;
+use crate::watcher::spent::Spent;
 
 pub(crate) type Core = event_loop::Core<Queues, ListenerTag>;
 
@@ -61,8 +62,8 @@ pub(crate) struct Proactor<C> {
     pub(crate) closing: HashMap<u64, (u64, Armed)>,
     /// Bytes that came with a socket and were not read yet, by token.
     pub(crate) leftovers: HashMap<u64, Bytes>,
-    /// Of those, what is done with. Their drop may be the user's code, so it has to wait until nothing is in hand (G11).
-    pub(crate) unread: Vec<Bytes>,
+    /// Payloads that are done with.
+    pub(crate) spent: Spent,
     pub(crate) alarms: Alarms<C>,
     pub(crate) connects: Connects<C>,
     /// What is pending in the queues of writes, over all sessions.
@@ -83,7 +84,7 @@ impl<C> Proactor<C> {
             starved: Vec::new(),
             closing: HashMap::new(),
             leftovers: HashMap::new(),
-            unread: Vec::new(),
+            spent: Spent::default(),
             alarms: Alarms::new(),
             connects: Connects::new(),
             writes: 0,
@@ -151,8 +152,10 @@ impl<C> Proactor<C> {
                     session.set(Flags::DATAGRAM);
                 }
                 self.register(core, &conn, session);
-                if let (Token::Session(token), false) = (conn.token(), leftover.is_empty()) {
-                    self.leftovers.insert(token, leftover);
+                match conn.token() {
+                    _ if leftover.is_empty() => {}
+                    Token::Session(token) => _ = self.leftovers.insert(token, leftover),
+                    _ => self.spent.push(leftover),
                 }
             }
             Submission::Timer { context, at, id } => self.alarms.start(&mut core.timers, context, at, id),
@@ -337,8 +340,8 @@ impl<C> event_loop::Face for Proactor<C> {
     }
 
     fn publish(&mut self, core: &mut Core) -> bool {
+        self.drop_spent();
         self.advance_ending(core);
-        self.drop_unread();
         self.outbox.publish();
         if self.ending == Ending::Last && self.outbox.has_ended() {
             self.ending = Ending::Gone;
