@@ -5,7 +5,7 @@
 //!                      └── error ──► Broken: this one fails with its count, all that follow as `Broken` (I11)
 //! read:    Idle ──► Receiving ──bytes──► completed        (an exact read goes round until it has all)
 //!                      ├── EAGAIN ──► waits for an edge (I9)
-//!                      └── arena full ──► starved until a batch is taken
+//!                      └── arena full ──► starved until a batch is taken, in line with the others
 //! ```
 //!
 //! One step of a session moves at most its budget; what is left makes it go to the end of the ready list (G8).
@@ -356,7 +356,8 @@ impl<C> Proactor<C> {
 
     #[inline]
     fn read_pooled(&mut self, turn: &mut Turn<'_>) -> Tried {
-        let Some(room) = self.outbox.filling().arena.room(self.limits.read_cap) else {
+        let room = self.outbox.filling().arena.room(self.limits.read_cap);
+        let Some(room) = room.filter(|_| !self.starving.come_first()) else {
             self.starve(turn.session, turn.key);
             return Tried::Waits;
         };

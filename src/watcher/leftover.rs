@@ -34,7 +34,8 @@ impl<C> Proactor<C> {
                 (n, (pending.done == *whole).then(|| Stored::Read(std::mem::take(buffer))))
             }
             Body::ReadPooled => {
-                let Some(room) = self.outbox.filling().arena.room(self.limits.read_cap) else {
+                let room = self.outbox.filling().arena.room(self.limits.read_cap);
+                let Some(room) = room.filter(|_| !self.starving.come_first()) else {
                     self.starve(turn.session, turn.key);
                     return Tried::Waits;
                 };

@@ -49,6 +49,7 @@ mod proactor;
 mod queue;
 mod shared;
 mod spent;
+mod starving;
 mod submitter;
 mod turn;
 

@@ -47,6 +47,7 @@ use crate::watcher::pool::Stash;
 use crate::watcher::queue::{Ops, Pending, Queues};
 use crate::watcher::shared::Shared;
 use crate::watcher::spent::Spent;
+use crate::watcher::starving::Starving;
 
 pub(crate) type Core = event_loop::Core<Queues, ListenerTag>;
 
@@ -56,8 +57,7 @@ pub(crate) struct Proactor<C> {
     pub(crate) ops: Ops<C>,
     pub(crate) outbox: Outbox<C>,
     pub(crate) stash: Stash,
-    /// Sessions with a pooled read that found no room.
-    starved: Vec<Key>,
+    pub(crate) starving: Starving,
     /// Sessions whose graceful close is under way, by token: its time bound, and the timer.
     pub(crate) closing: HashMap<u64, (u64, Armed)>,
     /// Bytes that came with a socket and were not read yet, by token.
@@ -81,7 +81,7 @@ impl<C> Proactor<C> {
             ops: Ops::new(),
             outbox,
             stash: Stash::new(shared.pool.clone()),
-            starved: Vec::new(),
+            starving: Starving::default(),
             closing: HashMap::new(),
             leftovers: HashMap::new(),
             spent: Spent::default(),
@@ -233,30 +233,7 @@ impl<C> Proactor<C> {
         }
     }
 
-    // --- what waits, what comes home ---
-
-    /// Remembers a session whose pooled read found the arena full.
-    pub(crate) fn starve(&mut self, session: &mut Session<Queues>, key: Key) {
-        if !session.has(Flags::STARVED) {
-            session.set(Flags::STARVED);
-            self.starved.push(key);
-            count(&self.shared.counters.starved);
-        }
-    }
-
-    /// Is there a fresh arena for those that wait for one? It comes with a hand-over.
-    fn can_feed(&mut self) -> bool {
-        !self.starved.is_empty() && self.outbox.filling().arena.is_fresh()
-    }
-
-    fn feed(&mut self, core: &mut Core) {
-        for key in std::mem::take(&mut self.starved) {
-            if let Some(session) = core.sessions.get_mut(key) {
-                session.clear(Flags::STARVED);
-                core.enqueue(key);
-            }
-        }
-    }
+    // --- what comes home ---
 
     /// Takes in the connections whose last handle is gone: they are closed gracefully.
     fn collect_returns(&mut self, core: &mut Core) {
