@@ -95,7 +95,9 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
     /// Other threads may submit at any time, and wake a turn that sleeps.
     ///
     /// # Panics
-    /// With the panic of user code that runs in it: the `Drop` of a payload or context.
+    /// With the panic of user code that runs in it: the `Drop` of a payload that need not come back. It runs at the end of
+    /// the turn, when nothing is in hand. Whoever catches the panic finds the loop as it would be without: what has completed
+    /// comes with the next turn, all else goes on.
     ///
     /// # Errors
     /// `Closed` once the loop was shut down and everything has been handed out; `LoopFailed` if the selector failed.
