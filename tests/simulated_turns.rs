@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use desk::{Desk, Got, bytes, desk_with, of, received};
-use gaio::{Event, Half, Outcome, SubmitErrorKind};
+use gaio::{Conn, Event, Half, Outcome, SubmitErrorKind};
 
 /// What one call brings, which may take two turns: how many it took.
 fn turns(desk: &mut Desk) -> (Vec<(u32, Got)>, usize) {
@@ -290,6 +290,32 @@ fn whoever_found_no_room_is_served_first() {
         }
         assert!(datagrams || desk.submitter.counters().starved > 0, "{way:?}");
     }
+}
+
+/// Neither those that wait for room in the arena nor those that wait for their turn fill every batch alone.
+#[test]
+fn those_without_room_and_those_on_the_ready_list_take_turns() {
+    let mut desk = desk_with(|_| (), |limits| (limits.arena, limits.read_cap, limits.batch) = (1_024, 64, 4));
+    let all: Vec<_> = (0..6).map(|_| desk.conn()).collect();
+    let fill = || all.iter().for_each(|(_, peer)| while peer.send(&[7; 64]).is_ok_and(|n| n == 64) {});
+    let read = |conn: &Conn<u32>, context: u32| match context {
+        0..3 => conn.read_pooled().submit_with(context).unwrap(),
+        _ => conn.read(Vec::with_capacity(64)).submit_with(context).unwrap(),
+    };
+    for ((conn, _), context) in all.iter().zip(0..) {
+        (0..40).for_each(|_| read(conn, context));
+    }
+    let mut last = [0; 6];
+    for call in 1..100 {
+        fill();
+        for event in desk.watcher.turn(Some(Duration::ZERO)).unwrap() {
+            let Event::Done { conn, context, .. } = event else { panic!("{event:?}") };
+            last[context as usize] = call;
+            read(&conn, context);
+        }
+        assert!(last.iter().all(|last| call - last <= 16), "in call {call} these were served last in {last:?}");
+    }
+    assert!(desk.submitter.counters().starved > 0);
 }
 
 // --- in flight ---------------------------------------------------------------------------------------------------

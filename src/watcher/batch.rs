@@ -62,11 +62,6 @@ impl Arena {
         (&mut self.memory[self.used..self.used + take], take < most)
     }
 
-    /// How much of it was given away.
-    pub(crate) const fn used(&self) -> usize {
-        self.used
-    }
-
     /// Nothing has been read into it yet.
     pub(crate) const fn is_fresh(&self) -> bool {
         self.used == 0

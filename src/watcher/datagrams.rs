@@ -87,7 +87,7 @@ impl<C> Proactor<C> {
         }
     }
 
-    /// Completes a read whose message was larger than its room: as failed, so that nobody takes it for the whole.
+    /// Completes a read place message was larger than its room: as failed, so that nobody takes it for the whole.
     #[cold]
     fn cut_off(&mut self, turn: &mut Turn<'_>, datagram: Datagram, buffer: Payload) -> Tried {
         let Datagram { len, whole } = datagram;
@@ -121,17 +121,15 @@ impl<C> Proactor<C> {
 
     fn pool_datagram(&mut self, turn: &mut Turn<'_>) -> Tried {
         let cap = self.limits.read_cap;
-        if self.starving.come_first() {
-            self.starve(turn.session, turn.key);
-            return Tried::Waits;
-        }
+        let counters = &self.shared.counters;
+        let Some(place) = self.starving.comes_up(turn.session, turn.key, counters) else { return Tried::Waits };
         let (room, short) = self.outbox.filling().arena.rest(cap);
         if short {
             // Not room for any message: is there for this one? If not, there is more of it in the next arena.
             match turn.session.next_datagram() {
                 Ok(whole) if whole <= room.len() && !room.is_empty() => {}
                 Ok(_) => {
-                    self.starve(turn.session, turn.key);
+                    self.starving.starve(turn.session, turn.key, place, counters);
                     return Tried::Waits;
                 }
                 Err(verb) => return self.not_bytes(turn, verb),

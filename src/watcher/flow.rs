@@ -10,20 +10,19 @@
 //!
 //! One step of a session moves at most its budget; what is left makes it go to the end of the ready list (G8).
 
-use std::io::IoSlice;
-
 use crate::error::OpError;
 use crate::event_loop::Step;
 use crate::event_loop::session::{Flags, Session, Verb};
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::Timers;
-use crate::sys::{self, Errno};
+use crate::sys;
 use crate::watcher::batch::Stored;
 use crate::watcher::body::Body;
 use crate::watcher::outcome::Payload;
 use crate::watcher::pool::{Class, SMALL};
 use crate::watcher::proactor::Proactor;
 use crate::watcher::queue::{Pending, Queues};
+use crate::watcher::sending::{Sent, send_pieces, send_rest};
 use crate::watcher::turn::{Budget, Turn};
 
 /// What trying the operation at the head of a queue came to.
@@ -35,73 +34,6 @@ pub(crate) enum Tried {
     Waits,
     /// The budget is spent.
     Spent,
-}
-
-/// How far a write has come.
-enum Sent {
-    All,
-    Waits,
-    Spent,
-    Failed(Errno),
-}
-
-/// What a send has moved, or why it is the last one for now.
-#[inline(always)]
-fn moved(verb: Verb, turn: &mut Turn<'_>) -> Result<usize, Sent> {
-    match verb {
-        Verb::Moved(n) => {
-            turn.budget.moved(n);
-            Ok(n)
-        }
-        Verb::Pending => Err(Sent::Waits),
-        Verb::Failed(Errno::NOBUFS | Errno::NOMEM) => {
-            turn.session.retry_soon(turn.key.token(), turn.timers);
-            Err(Sent::Waits)
-        }
-        Verb::Failed(errno) => Err(Sent::Failed(errno)),
-        Verb::Eof => unreachable!("a send has no end of stream"),
-    }
-}
-
-/// Sends what is left of a write, until all is out, the system takes no more, or the budget is spent.
-#[inline(always)]
-fn send_rest<C>(pending: &mut Pending<C>, turn: &mut Turn<'_>) -> Sent {
-    let bytes = pending.body.bytes();
-    while pending.done < bytes.len() {
-        if turn.budget.is_spent() {
-            return Sent::Spent;
-        }
-        let rest = &bytes[pending.done..];
-        let rest = &rest[..rest.len().min(turn.budget.bytes)];
-        match moved(turn.session.send(&[IoSlice::new(rest)]), turn) {
-            Ok(n) => pending.done += n,
-            Err(sent) => return sent,
-        }
-    }
-    Sent::All
-}
-
-/// The same of many pieces.
-fn send_pieces<C>(pending: &mut Pending<C>, turn: &mut Turn<'_>) -> Sent {
-    /// What a piece costs at least, in bytes of the budget: the system looks at each of them.
-    const PIECE: usize = 64;
-    while pending.body.has_pieces() {
-        if turn.budget.is_spent() {
-            return Sent::Spent;
-        }
-        let slices = pending.body.slices(turn.budget.bytes);
-        let (verb, cost) = (turn.session.send(&slices), slices.len() * PIECE);
-        drop(slices);
-        match moved(verb, turn) {
-            Ok(n) => {
-                pending.done += n;
-                pending.body.advance(n);
-                turn.budget.moved(cost.saturating_sub(n));
-            }
-            Err(sent) => return sent,
-        }
-    }
-    Sent::All
 }
 
 impl<C> Proactor<C> {
@@ -356,9 +288,10 @@ impl<C> Proactor<C> {
 
     #[inline]
     fn read_pooled(&mut self, turn: &mut Turn<'_>) -> Tried {
-        let room = self.outbox.filling().arena.room(self.limits.read_cap);
-        let Some(room) = room.filter(|_| !self.starving.come_first()) else {
-            self.starve(turn.session, turn.key);
+        let counters = &self.shared.counters;
+        let Some(place) = self.starving.comes_up(turn.session, turn.key, counters) else { return Tried::Waits };
+        let Some(room) = self.outbox.filling().arena.room(self.limits.read_cap) else {
+            self.starving.starve(turn.session, turn.key, place, counters);
             return Tried::Waits;
         };
         match turn.session.recv_slice(room) {

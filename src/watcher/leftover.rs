@@ -34,9 +34,10 @@ impl<C> Proactor<C> {
                 (n, (pending.done == *whole).then(|| Stored::Read(std::mem::take(buffer))))
             }
             Body::ReadPooled => {
-                let room = self.outbox.filling().arena.room(self.limits.read_cap);
-                let Some(room) = room.filter(|_| !self.starving.come_first()) else {
-                    self.starve(turn.session, turn.key);
+                let counters = &self.shared.counters;
+                let Some(place) = self.starving.comes_up(turn.session, turn.key, counters) else { return Tried::Waits };
+                let Some(room) = self.outbox.filling().arena.room(self.limits.read_cap) else {
+                    self.starving.starve(turn.session, turn.key, place, counters);
                     return Tried::Waits;
                 };
                 let n = most.min(room.len());

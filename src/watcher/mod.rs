@@ -47,6 +47,7 @@ mod pollable;
 mod pool;
 mod proactor;
 mod queue;
+mod sending;
 mod shared;
 mod spent;
 mod starving;

@@ -70,11 +70,6 @@ impl<C> Outbox<C> {
         (self.filling.len() >= self.cap || self.filling.bytes >= self.cap_bytes) && !self.hand_over()
     }
 
-    /// Half of the places for completions, or more, are taken.
-    pub(crate) fn is_half_full(&self) -> bool {
-        self.filling.len() >= self.cap.div_ceil(2) || self.filling.bytes >= self.cap_bytes.div_ceil(2)
-    }
-
     /// May one more connection be accepted? If not, the take that makes it so raises the gate.
     pub(crate) fn has_credit(&mut self) -> bool {
         let filling = self.filling.accepted;

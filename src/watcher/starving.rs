@@ -1,13 +1,19 @@
 //! Pooled reads that found the arena full: they wait in a line for a fresh one, which comes with a hand-over.
 //!
-//! While anyone is in the line every other pooled read goes behind it, although there may be room by then: or one busy
-//! connection, which is there first each time, would take every arena whole (G8). A fresh arena is for those in front, one
-//! step each; whoever got nothing out of it is the first of the next.
+//! ```text
+//!             no room, or others wait           a fresh arena               its step, on the ready list
+//!   (none) ───────────────────────────► in line ─────────────► called ───────────────────────────────► (none)
+//!                                          ▲                     │ no room
+//!                                          └─── at its front ────┘
+//! ```
+//!
+//! While anyone is in the line or called, every other pooled read goes into the line, although there may be room: or one
+//! busy connection, which is there first each time, would take every arena whole (G8). Those that are called are on the
+//! ready list as everybody who has work: so neither they nor the others can fill each batch alone.
 
 use std::collections::VecDeque;
 
-use crate::event_loop::Step;
-use crate::event_loop::counters::count;
+use crate::event_loop::counters::{Counters, count};
 use crate::event_loop::session::{Flags, Session};
 use crate::event_loop::slab::Key;
 use crate::watcher::proactor::{Core, Proactor};
@@ -16,60 +22,87 @@ use crate::watcher::queue::Queues;
 #[derive(Debug, Default)]
 pub(crate) struct Starving {
     line: VecDeque<Key>,
-    /// One out of the line has its turn.
-    feeding: bool,
+    /// So many in front were called, and got nothing.
+    front: usize,
+    /// Those that were called last, whether or not they have had their turn since.
+    called: Vec<Key>,
+    /// How many are in the line, or called and have not had their turn.
+    waiting: usize,
+}
+
+/// Where a pooled read stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    /// Nobody waits.
+    Open,
+    /// It was called.
+    Called,
 }
 
 impl Starving {
-    /// Must a pooled read go behind others?
+    /// Whose turn is it? `None`: others', and the session is in the line now.
     #[inline]
-    pub(crate) fn come_first(&self) -> bool {
-        !self.line.is_empty() && !self.feeding
+    pub(crate) fn comes_up(&mut self, session: &mut Session<Queues>, key: Key, counters: &Counters) -> Option<Place> {
+        if self.waiting == 0 { Some(Place::Open) } else { self.called(session, key, counters) }
+    }
+
+    #[cold]
+    fn called(&mut self, session: &mut Session<Queues>, key: Key, counters: &Counters) -> Option<Place> {
+        if !session.has(Flags::CALLED) {
+            self.starve(session, key, Place::Open, counters);
+            return None;
+        }
+        session.clear(Flags::CALLED);
+        self.waiting -= 1;
+        Some(Place::Called)
+    }
+
+    /// There was no room for it.
+    pub(crate) fn starve(&mut self, session: &mut Session<Queues>, key: Key, place: Place, counters: &Counters) {
+        if session.has(Flags::STARVED) {
+            return;
+        }
+        session.set(Flags::STARVED);
+        self.waiting += 1;
+        count(&counters.starved);
+        if place == Place::Called {
+            self.line.insert(self.front, key);
+            self.front += 1;
+        } else {
+            self.line.push_back(key);
+        }
     }
 }
 
 impl<C> Proactor<C> {
-    /// Puts a session into the line.
-    pub(crate) fn starve(&mut self, session: &mut Session<Queues>, key: Key) {
-        if !session.has(Flags::STARVED) {
-            session.set(Flags::STARVED);
-            self.starving.line.push_back(key);
-            count(&self.shared.counters.starved);
-        }
-    }
-
-    /// Is there a fresh arena for those in the line, and a place in the batch?
+    /// Is there a fresh arena for those in the line?
     pub(crate) fn can_feed(&mut self) -> bool {
-        !self.starving.line.is_empty() && self.outbox.filling().arena.is_fresh() && !self.outbox.is_full()
+        !self.starving.line.is_empty() && self.outbox.filling().arena.is_fresh()
     }
 
-    /// Serves the line until one finds no room again. If others wait for their turn, half of the batch is left to them.
+    /// Calls all that are in the line.
     pub(crate) fn feed(&mut self, core: &mut Core) {
-        for served in 0..self.starving.line.len() {
-            let shared_out = served > 0 && core.others_wait() && self.outbox.is_half_full();
-            if shared_out || self.outbox.is_full() {
-                return;
-            }
-            let Some(key) = self.starving.line.pop_front() else { return };
-            // It has ended, or the read was given up.
-            let Some(session) = core.sessions.get_mut(key).filter(|session| session.has(Flags::STARVED)) else {
-                continue;
+        let Starving { line, front, called, waiting } = &mut self.starving;
+        // Who is still on the ready list has not had its turn. Whoever has, or has ended, was called in vain.
+        called.retain(|key| {
+            let Some(session) = core.sessions.get_mut(*key).filter(|session| session.has(Flags::CALLED)) else {
+                return false;
             };
-            session.clear(Flags::STARVED);
-            let used = self.outbox.filling().arena.used();
-            self.starving.feeding = true;
-            let step = self.step_session(key, session, &mut core.timers);
-            self.starving.feeding = false;
-            let again = session.has(Flags::STARVED);
-            if again && self.outbox.filling().arena.used() == used {
-                self.starving.line.rotate_right(1);
+            let still = session.has(Flags::QUEUED);
+            if !still {
+                session.clear(Flags::CALLED);
             }
-            if step != Step::Idle {
+            still
+        });
+        for key in line.drain(..) {
+            // Or the read was given up.
+            if let Some(session) = core.sessions.get_mut(key).filter(|session| session.has(Flags::STARVED)) {
+                session.clear(Flags::STARVED);
+                session.set(Flags::CALLED);
+                called.push(key);
                 core.enqueue(key);
             }
-            if again {
-                return;
-            }
         }
+        (*front, *waiting) = (0, called.len());
     }
 }
