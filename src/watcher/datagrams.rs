@@ -87,7 +87,7 @@ impl<C> Proactor<C> {
         }
     }
 
-    /// Completes a read place message was larger than its room: as failed, so that nobody takes it for the whole.
+    /// Completes a read whose message was larger than its room: as failed, so that nobody takes it for the whole.
     #[cold]
     fn cut_off(&mut self, turn: &mut Turn<'_>, datagram: Datagram, buffer: Payload) -> Tried {
         let Datagram { len, whole } = datagram;
