@@ -2,8 +2,9 @@
 //! `cargo run --release --example relay -- --to 127.0.0.1:7000`.
 //!
 //! ```text
-//! --listen ADDR       where to listen (127.0.0.1:7003)
-//! --to ADDR           the target
+//! --listen ADDR          where to listen (127.0.0.1:7003)
+//! --to ADDR              the target
+//! --connect-within MS    how long the target may take to answer a connect (5000)
 //! ```
 //!
 //! There is no table of pairs. The context of each operation is the connection on the other side, so whatever completes
@@ -36,8 +37,6 @@ use gaio::{
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// How long the target may take to answer a connect.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// What one direction of a pair holds at most.
 const MOST_BYTES: usize = 64 << 10;
 
@@ -50,23 +49,29 @@ type Submitted = Result<(), SubmitError<Other>>;
 struct Arguments {
     listen: SocketAddr,
     to: SocketAddr,
+    connect_within: Duration,
 }
 
-const USAGE: &str = "usage: relay [--listen ADDR] --to ADDR";
+const USAGE: &str = "usage: relay [--listen ADDR] --to ADDR [--connect-within MS]";
 
 fn arguments() -> Result<Arguments, Box<dyn Error>> {
     let (mut listen, mut to) = (SocketAddr::from(([127, 0, 0, 1], 7003)), None);
+    let mut connect_within = Duration::from_secs(5);
     let mut words = std::env::args().skip(1);
     while let Some(flag) = words.next() {
         let value = words.next().ok_or(USAGE)?;
-        let address = value.parse().map_err(|error| format!("{flag} {value}: {error}\n{USAGE}"));
+        let address = || value.parse().map_err(|error| format!("{flag} {value}: {error}\n{USAGE}"));
         match flag.as_str() {
-            "--listen" => listen = address?,
-            "--to" => to = Some(address?),
+            "--listen" => listen = address()?,
+            "--to" => to = Some(address()?),
+            "--connect-within" => {
+                let millis = value.parse().map_err(|error| format!("{flag} {value}: {error}\n{USAGE}"))?;
+                connect_within = Duration::from_millis(millis);
+            }
             _ => return Err(format!("{flag} {value}: not understood\n{USAGE}").into()),
         }
     }
-    Ok(Arguments { listen, to: to.ok_or(USAGE)? })
+    Ok(Arguments { listen, to: to.ok_or(USAGE)?, connect_within })
 }
 
 /// One direction: what comes from `source` goes to `sink`.
@@ -109,9 +114,9 @@ fn failed(conn: Conn<Other>, other: Conn<Other>, failure: &Failure) -> Submitted
 }
 
 /// The whole relay: what to do with one event. Only a connect can be refused while the loop runs, and that drops the client.
-fn relay(submitter: &Submitter<Other>, to: SocketAddr, event: Event<'_, Other>) -> Submitted {
+fn relay(submitter: &Submitter<Other>, way: &Arguments, event: Event<'_, Other>) -> Submitted {
     match event {
-        Event::Accepted { conn, .. } => submitter.connect(to).within(CONNECT_WITHIN).submit_with(Other(conn)),
+        Event::Accepted { conn, .. } => submitter.connect(way.to).within(way.connect_within).submit_with(Other(conn)),
         Event::Connected { context: Other(client), result: Ok(target) } => {
             pump(&client, target.clone())?;
             pump(&target, client)
@@ -126,15 +131,15 @@ fn relay(submitter: &Submitter<Other>, to: SocketAddr, event: Event<'_, Other>) 
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let Arguments { listen, to } = arguments()?;
+    let way = arguments()?;
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let mut limits = Limits::default();
     limits.read_cap = MOST_BYTES;
     // One write for each direction and no more: so none is refused, which would stop one direction of its pair.
     limits.write_bytes = (limits.sessions * MOST_BYTES) as u64;
     let (mut watcher, submitter) = EmbeddedWatcher::<Other>::new_for(Options::default().limits(limits))?;
-    let listener = submitter.listen_on(listen, &ListenOptions::default())?;
-    println!("listening on {}", listener.local_addr().unwrap_or(listen));
+    let listener = submitter.listen_on(way.listen, &ListenOptions::default())?;
+    println!("listening on {}", listener.local_addr().unwrap_or(way.listen));
     let ending = submitter.clone();
     thread::spawn(move || {
         signals.forever().next();
@@ -145,7 +150,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         match watcher.turn(None) {
             Ok(batch) => {
                 for event in batch {
-                    match relay(&submitter, to, event) {
+                    match relay(&submitter, &way, event) {
                         Ok(()) => {}
                         // On the way out nothing more is moved.
                         Err(refused) if refused.kind == SubmitErrorKind::Closed => {}

@@ -198,8 +198,8 @@
 //! 9. No allocation per operation in the steady state.
 //! 10. Everything has a limit, and most of them can be changed while the loop runs: see [`Limits`].
 //! 11. A panic in user code on a loop's thread (the `Drop` of a payload) ends a spawned loop in order, as
-//!     [`WaitError::LoopFailed`]; from an embedded loop it unwinds through `turn`. A panic in a callback of a typed session
-//!     ends that session alone, as [`End::Panicked`].
+//!     [`WaitError::LoopFailed`]; from an embedded loop it unwinds through `turn`, at whose end it comes, and the next turn
+//!     goes on. A panic in a callback of a typed session ends that session alone, as [`End::Panicked`].
 //!
 //! What is said of operations holds for typed sessions in their terms: [`Protocol::on_end`] is called once, frames and one
 //! sender's messages come in order, a peer that does not read is not read from, an idle session holds no buffer, and the

@@ -47,7 +47,9 @@ pub struct Limits {
     /// Most bytes one pooled or leased read brings. Changed, it counts for reads that begin then; leases of another size
     /// are freed as they come back. Default 256 KiB.
     pub read_cap: usize,
-    /// Bytes one step of a session may move, both ways together; then the others have their turn. Default 512 KiB.
+    /// Bytes one step of a session may move, both ways together; then the others have their turn. A read is one receive, and
+    /// begins while any of them are left: so one `Vec`, lease or message may bring more, up to its own size. Of a vectored
+    /// write each piece counts as 64 at least. Default 512 KiB.
     pub bytes_per_turn: usize,
     /// Operations one step of a session may complete. Default 64.
     pub ops_per_turn: u32,

@@ -6,7 +6,7 @@
 //! The shape stays: connections are delegated, requests are submitted from anywhere with a context, results come in
 //! batches from one call that waits. So a server moves over loop by loop, not line by line. What changes is what Go cannot
 //! express: a buffer *belongs* to the loop while it is read into, results cannot be used after the next wait, a connection
-//! closes when its last handle is dropped.
+//! closes when its last handle is dropped, and an operation that is pending counts as one.
 //!
 //! - [At a glance](#at-a-glance)
 //! - [A watcher](#a-watcher), [contexts](#contexts), [delegating](#delegating)
@@ -29,7 +29,7 @@
 //! | `ReadTimeout(…, deadline)` | [`.by(instant)`](Op::by), [`.within(time)`](Op::within) | on every operation |
 //! | `ReadFull(ctx, conn, buf, deadline)` | [`read_exact(buf, n)`](Conn::read_exact) | an early end says how much came, and never hangs |
 //! | `Write`, `WriteTimeout` | [`write(buf)`](Conn::write) | after a torn write nothing follows |
-//! | `Free(conn)` | drop the last handle, or [`close`](Conn::close), [`release`](Conn::release), [`abort`](Conn::abort) | graceful by default, and it completes |
+//! | `Free(conn)` | drop the last handle with nothing pending, or [`close`](Conn::close), [`release`](Conn::release), [`abort`](Conn::abort) | graceful by default, and it completes |
 //! | `WaitIO()` | [`wait`](Watcher::wait), [`try_wait`](Watcher::try_wait), [`wait_timeout`](Watcher::wait_timeout) | a batch borrows the watcher |
 //! | `Close()` | drop the watcher, or [`Submitter::shutdown`] | nothing is lost |
 //! | `SetLoopAffinity`, `SetPollerAffinity` | [`Options::pin_to`] | one thread; errors are told |
@@ -306,11 +306,13 @@
 //!
 //! | | queued writes | the peer sees |
 //! |---|---|---|
-//! | the last handle is dropped, or [`Conn::close`] | go out, within [`Limits::close_within`] | a clean end, even with input unread |
+//! | the last handle is dropped with nothing pending, or [`Conn::close`] | go out, within [`Limits::close_within`] | a clean end, even with input unread |
 //! | [`Conn::release`] (`Free`) | fail as `Released` | what had been sent, then the end; a reset, if input was unread |
 //! | [`Conn::abort`] | fail as `Released` | a reset |
 //!
-//! A connection that is forgotten is closed when its last handle goes, not when a collector comes by. A positive
+//! A connection that is forgotten is closed when its last handle goes, not when a collector comes by. An operation that is
+//! pending has a handle: to drop yours while a read waits, and the peer is silent, closes nothing. Then `release`, or give
+//! the read a deadline. A positive
 //! `SO_LINGER`, which blocks gaio's whole loop in `Free`, is read at delegation and becomes the bound of the graceful
 //! close. Freeing twice is harmless.
 //!
@@ -367,7 +369,7 @@
 //! |---|---|
 //! | keeps a `sync.Pool` of buffers | leases are one: [`Conn::read_leased`] |
 //! | copies a result before the next `WaitIO`, to be safe | only what is kept of a `Pooled`; the compiler knows |
-//! | calls `Free` on every path | drops the handle |
+//! | calls `Free` on every path | drops the handle, with nothing pending; or calls [`release`](Conn::release): what is pending is a handle, too |
 //! | waits for a `Free` to have happened by sleeping | takes its `Closed` |
 //! | starts a goroutine per accept loop | [`Submitter::listen`] |
 //! | keeps a table of partial frames | reads exactly what comes next, or writes a [`Protocol`](crate::Protocol) |

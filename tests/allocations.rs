@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gaio::{
-    Batch, Conn, EmbeddedWatcher, Event, Op, OpError, Options, Outcome, Payload, SubmitError, Submitter, WaitError,
-    Watcher,
+    Batch, Conn, EmbeddedWatcher, Event, Limits, Op, OpError, Options, Outcome, Payload, SubmitError, Submitter,
+    WaitError, Watcher,
 };
 
 const CONNECTIONS: usize = 8;
@@ -93,13 +93,20 @@ enum Server {
 
 impl Server {
     fn start(drive: Drive) -> (Self, Submitter<usize>) {
+        Self::with_arena(drive, Limits::default().arena)
+    }
+
+    fn with_arena(drive: Drive, arena: usize) -> (Self, Submitter<usize>) {
+        let mut limits = Limits::default();
+        limits.arena = arena;
+        let options = Options::default().limits(limits);
         match drive {
             Drive::Spawned => {
-                let (watcher, submitter) = Watcher::spawn_for(Options::default()).unwrap();
+                let (watcher, submitter) = Watcher::spawn_for(options).unwrap();
                 (Self::Spawned(watcher), submitter)
             }
             Drive::Embedded => {
-                let (watcher, submitter) = EmbeddedWatcher::new_for(Options::default()).unwrap();
+                let (watcher, submitter) = EmbeddedWatcher::new_for(options).unwrap();
                 (Self::Embedded(watcher), submitter)
             }
         }
@@ -245,8 +252,8 @@ fn pair(listener: &TcpListener, datagrams: bool) -> (OwnedFd, TcpStream) {
     (listener.accept().unwrap().0.into(), peer)
 }
 
-fn allocations_of(drive: Drive, way: Way, datagrams: bool) -> u64 {
-    let (mut server, submitter) = Server::start(drive);
+fn allocations_of(drive: Drive, way: Way, datagrams: bool, arena: usize) -> u64 {
+    let (mut server, submitter) = Server::with_arena(drive, arena);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let spare = || Spare { read: Some(Vec::with_capacity(1024)), write: Some(Vec::with_capacity(1024)) };
     let spares = std::iter::repeat_with(spare).take(CONNECTIONS).collect();
@@ -266,6 +273,9 @@ fn allocations_of(drive: Drive, way: Way, datagrams: bool) -> u64 {
                 open -= 1;
             }
         }
+    }
+    if arena < Limits::default().arena {
+        assert!(submitter.counters().starved > 0, "nobody was out of room");
     }
     client.join().unwrap()
 }
@@ -310,8 +320,12 @@ fn given_up(drive: Drive, late: bool) -> u64 {
 fn no_operation_allocates_in_the_steady_state() {
     let mut failures = Vec::new();
     for drive in [Drive::Embedded, Drive::Spawned] {
-        for (way, datagrams) in ways().into_iter().flat_map(|way| [(way, false), (way, true)]) {
-            let count = allocations_of(drive, way, datagrams);
+        let all = ways().into_iter().flat_map(|way| [(way, false), (way, true)]);
+        let usual = all.map(|(way, datagrams)| (way, datagrams, Limits::default().arena));
+        // And with an arena in which most pooled reads find no room.
+        let narrow = Way { reads: Reads::Pooled, writes: Writes::Copied, linked: true, bounded: false };
+        for (way, datagrams, arena) in usual.chain([(narrow, false, 1_024)]) {
+            let count = allocations_of(drive, way, datagrams, arena);
             let sort = if datagrams { "datagrams" } else { "streams" };
             println!("{drive:?} {way:?} {sort}: {count} allocations in {} messages", ROUNDS * CONNECTIONS);
             if count > 0 {

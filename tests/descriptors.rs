@@ -260,6 +260,14 @@ fn a_loop_thread_bears_its_name_and_ends_with_its_watcher() {
     until("they are gone", || (named("gateway-7"), named("gaio")) == (0, 0));
 }
 
+#[test]
+fn a_name_that_no_thread_can_have_is_an_error() {
+    let _turn = turn();
+    let error = Watcher::spawn(Options::default().name("gate\0way")).err().unwrap();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("name"), "{error}");
+}
+
 /// Pins this thread to one of the CPUs it may run on, and names one that it now may not.
 fn pin_here() -> (usize, usize) {
     let allowed = sched_getaffinity(None).unwrap();

@@ -20,9 +20,9 @@
 //! | ContextPassing | here: `contexts_come_back_as_they_were` |
 //! | Free with requests pending | `close`: `releasing_with_everything_pending` |
 //! | affinity errors | `descriptors`: `a_cpu_outside_the_set_…`, `a_pinned_loop_thread_…` |
-//!
-//! Not in this table: deadlines (Deadline, 1k…8k silent connections). The heap's order is that of the wheel, in
-//! `src/event_loop/wheel_tests.rs`.
+//! | Deadline | `deadlines`: `a_silent_peer`, `by_an_instant`, and the rest of that file |
+//! | 1k…8k silent connections | `deadlines`: `thousands_of_silent_connections` |
+//! | the heap's order | that of the wheel: `src/event_loop/wheel_tests.rs` |
 
 #![cfg(not(any(loom, gaio_sim)))]
 

@@ -5,13 +5,13 @@
 mod process;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use process::{PATIENCE, Server, echo, example, pattern, until, wait};
-use rustix::net::sockopt;
+use rustix::net::{AddressFamily, SocketType, sockopt};
 use rustix::process::Signal;
 
 /// A relay, and the target it relays to.
@@ -164,6 +164,21 @@ fn a_target_that_refuses_closes_the_client() {
     assert!(relay.stop(Signal::TERM).success());
 }
 
+/// Its backlog is full, so a connect is neither answered nor refused.
+#[test]
+fn a_target_that_does_not_answer_in_time_closes_the_client() {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    rustix::net::listen(&socket, 0).unwrap();
+    let deaf = TcpListener::from(socket);
+    let address = deaf.local_addr().unwrap();
+    let _full = TcpStream::connect(address).unwrap();
+    let relay = Server::of(&example("relay"), &["--to", &address.to_string(), "--connect-within", "100"]);
+    let clients: Vec<_> = (0..3).map(|_| relay.connect()).collect();
+    assert!(clients.iter().all(ends));
+    assert!(relay.stop(Signal::TERM).success());
+}
+
 #[test]
 fn a_signal_ends_it_in_order() {
     for signal in [Signal::TERM, Signal::INT] {
@@ -187,7 +202,9 @@ fn a_relay_to_an_echo_server_echoes() {
 
 #[test]
 fn bad_arguments_are_refused_with_the_usage() {
-    for arguments in [&[][..], &["--to"], &["--to", "nowhere"], &["--bogus", "127.0.0.1:1"]] {
+    for arguments in
+        [&[][..], &["--to"], &["--to", "nowhere"], &["--connect-within", "soon"], &["--bogus", "127.0.0.1:1"]]
+    {
         let mut command = Command::new(example("relay"));
         let mut child = command.args(arguments).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         assert_eq!(wait(&mut child).code(), Some(1), "{arguments:?}");

@@ -12,9 +12,9 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use bytes::Bytes;
-use desk::{Bomb, Desk, Got, MILLISECOND, TICK, bytes, desk, desk_with, owned, received};
+use desk::{Desk, Got, MILLISECOND, TICK, bomb, bytes, desk, desk_with, owned, received};
 use gaio::sim::{Clock, Peer, World};
-use gaio::{Conn, Event, Half, Limits, Options, Outcome, Payload, WaitError, Watcher};
+use gaio::{Conn, Event, Half, Limits, NextTurn, Options, Outcome, Payload, WaitError, Watcher};
 
 /// The ways to read, each with room for `n` bytes at least.
 #[derive(Clone, Copy, Debug)]
@@ -361,7 +361,7 @@ fn without_descriptors_a_peer_is_told_and_accepting_waits_in_virtual_time() {
     let peers = [desk.world.connect(addr).unwrap(), desk.world.connect(addr).unwrap()];
     assert_eq!(desk.events(), []);
     let counters = desk.submitter.counters();
-    assert_eq!((counters.shed, counters.accept_errors, counters.accepted), (1, 1, 0));
+    assert_eq!((counters.shed, counters.accept_errors, counters.accepted), (1, 0, 0));
     assert_eq!(received(&peers[0]), Ok(vec![]), "it is not left hanging");
     assert_eq!(received(&peers[1]), Err(ErrorKind::WouldBlock));
     assert_eq!(desk.world.open_descriptors(), open, "the reserve is there again");
@@ -370,6 +370,30 @@ fn without_descriptors_a_peer_is_told_and_accepting_waits_in_virtual_time() {
     desk.world.advance(19 * MILLISECOND);
     assert_eq!(desk.events(), [], "the pause is not over");
     desk.world.advance(MILLISECOND + TICK);
+    assert_eq!(desk.events(), [(u32::MAX, Got::Accepted)]);
+}
+
+/// A system without descriptors says so before it looks whether anyone has come. Once nobody waits any more the loop sleeps,
+/// although there are no more descriptors than before; and whoever comes then makes an edge.
+#[test]
+fn without_descriptors_and_without_anyone_who_waits_the_loop_sleeps() {
+    let mut desk = desk();
+    let (socket, addr) = desk.world.listener();
+    let _listener = desk.submitter.listen(socket).unwrap();
+    assert_eq!(desk.events(), []);
+    let open = desk.world.open_descriptors();
+    desk.world.configure(|config| config.descriptors = open);
+    for round in 1..4 {
+        let peer = desk.world.connect(addr).unwrap();
+        assert_eq!(desk.events(), []);
+        assert_eq!(received(&peer), Ok(vec![]), "it is told");
+        assert_eq!(desk.after(20 * MILLISECOND + TICK), []);
+        let counters = desk.submitter.counters();
+        assert_eq!((counters.shed, counters.accept_errors, counters.accepted), (round, 0, 0));
+        assert_eq!(desk.watcher.next_turn(), NextTurn::WhenReadable, "round {round}");
+    }
+    desk.world.configure(|config| config.descriptors = usize::MAX);
+    let _peer = desk.world.connect(addr).unwrap();
     assert_eq!(desk.events(), [(u32::MAX, Got::Accepted)]);
 }
 
@@ -513,9 +537,9 @@ fn nothing_is_left_when_the_watcher_is_gone() {
 fn a_panic_in_a_turn_leaves_a_watcher_that_can_be_dropped() {
     let mut desk = desk();
     let (conn, _peer) = desk.conn();
-    let (light, fuse) = std::sync::mpsc::channel();
+    let (payload, _begun, light) = bomb();
     light.send(()).unwrap();
-    conn.write(Bytes::from_owner(Bomb(fuse))).then_read_pooled().submit_with(1).unwrap();
+    conn.write(payload).then_read_pooled().submit_with(1).unwrap();
     conn.read(Vec::with_capacity(8)).submit_with(2).unwrap();
     let turn = std::panic::AssertUnwindSafe(|| desk.watcher.turn(Some(Duration::ZERO)).map(|batch| batch.count()));
     assert!(std::panic::catch_unwind(turn).is_err());
@@ -531,8 +555,9 @@ fn after_a_panic_everything_that_was_accepted_completes() {
     let (mut watcher, submitter) = Watcher::<u32>::spawn_for(Options::default()).unwrap();
     let (socket, _peer) = world.pair();
     let conn = submitter.delegate(socket).unwrap();
-    let (light, fuse) = std::sync::mpsc::channel();
-    conn.write(Bytes::from_owner(Bomb(fuse))).then_read_pooled().submit_with(1).unwrap();
+    let (payload, begun, light) = bomb();
+    conn.write(payload).then_read_pooled().submit_with(1).unwrap();
+    begun.recv().unwrap();
     conn.read(Vec::with_capacity(8)).submit_with(2).unwrap();
     submitter.post(3).unwrap();
     let (late, _late_peer) = world.pair();
@@ -555,7 +580,7 @@ fn after_a_panic_everything_that_was_accepted_completes() {
     assert_eq!(end, WaitError::LoopFailed);
     got.sort_by_key(|(context, _)| *context);
     let expected = [
-        (1, Got::Failed(Half::Read, 4, "LoopFailed".into())),
+        (1, Got::Failed(Half::Read, 0, "LoopFailed".into())),
         (2, Got::Failed(Half::Read, 0, "LoopFailed".into())),
         (3, Got::Posted),
         (4, Got::Failed(Half::Write, 0, "LoopFailed".into())),

@@ -13,9 +13,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use desk::{Bomb, Desk, desk, desk_with};
+use desk::{Desk, bomb, desk, desk_with};
 use gaio::sim::{Remote, World};
-use gaio::{Conn, ConnectError, EmbeddedWatcher, Event, ListenOptions, OpError, Options, Outcome, WaitError, Watcher};
+use gaio::{
+    Conn, ConnectError, EmbeddedWatcher, Event, ListenOptions, NextTurn, OpError, Options, Outcome, WaitError, Watcher,
+};
 
 /// More than a deadline may be late by: it is rounded up to 2²⁰ ns.
 const TICK: Duration = Duration::from_millis(4);
@@ -174,6 +176,27 @@ fn addresses_join_in_by_the_stagger() {
     let order = [&remotes[1], &remotes[3], &remotes[0], &remotes[2]].map(Remote::addr);
     assert!(failure.failed.iter().map(|(addr, _)| *addr).eq(order), "{failure}");
     desk.assert_over();
+}
+
+/// When the stagger was over there was no place for the next address. It joins in as soon as there is one.
+#[test]
+fn an_address_for_which_there_was_no_place_joins_in_later() {
+    let mut desk = desk_with(|_| (), |limits| limits.sessions = 2);
+    let remotes = desk.remotes::<2>();
+    let (socket, peer) = desk.world.pair();
+    let conn = desk.submitter.delegate(socket).unwrap();
+    desk.submitter.connect(addrs(&remotes)).stagger(STAGGER).submit_with(1).unwrap();
+    for _ in 0..4 {
+        desk.nothing_within(STAGGER);
+    }
+    let _first = remotes[0].attempt().unwrap();
+    assert!(remotes[1].attempt().is_none(), "there is no place");
+    assert_eq!(desk.watcher.next_turn(), NextTurn::WhenReadable, "and nothing to be done about that");
+    drop((conn, peer));
+    desk.nothing_within(Duration::ZERO);
+    let _connection = remotes[1].attempt().expect("there is a place, and it takes no time").accept();
+    let conn = desk.one().unwrap();
+    assert_eq!(conn.peer_addr(), Some(remotes[1].addr()));
 }
 
 /// Of two that are answered within one turn one wins; the other's peer sees that it is not wanted.
@@ -356,8 +379,9 @@ fn after_a_panic_connects_fail() {
     let _attempt = remote.attempt_blocking();
     let (socket, _peer) = world.pair();
     let conn = submitter.delegate(socket).unwrap();
-    let (light, fuse) = std::sync::mpsc::channel();
-    conn.write(Bytes::from_owner(Bomb(fuse))).then_read_pooled().submit_with(2).unwrap();
+    let (payload, begun, light) = bomb();
+    conn.write(payload).then_read_pooled().submit_with(2).unwrap();
+    begun.recv().unwrap();
     submitter.connect(remote.addr()).submit_with(3).unwrap();
     light.send(()).unwrap();
     let mut failed = Vec::new();

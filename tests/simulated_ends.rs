@@ -10,9 +10,10 @@ mod desk;
 use std::io::ErrorKind;
 use std::time::Duration;
 
+use bytes::Bytes;
 use desk::{Desk, Got, MILLISECOND, TICK, bytes, desk, desk_with, received};
 use gaio::sim::Peer;
-use gaio::{Conn, Half, WaitError};
+use gaio::{Conn, Half, Submitter, WaitError};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -135,6 +136,57 @@ fn a_shutdown_gives_writes_and_closes_their_time() {
         assert_eq!(received(&peer).unwrap(), b"er");
         assert_eq!(received(&peer).unwrap(), b"");
         assert_eq!(desk.watcher.turn(Some(Duration::ZERO)).unwrap_err(), WaitError::Closed);
+    }
+}
+
+/// The owner of a payload, whose drop on the loop's thread submits once more, then shuts the loop down.
+struct Last {
+    submitter: Submitter<u32>,
+    conn: Conn<u32>,
+}
+
+impl AsRef<[u8]> for Last {
+    fn as_ref(&self) -> &[u8] {
+        b"last"
+    }
+}
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        self.submitter.post(1).unwrap();
+        self.conn.write(b"words").submit_with(2).unwrap();
+        self.conn.read(Vec::with_capacity(8)).submit_with(3).unwrap();
+        self.submitter.timer(HOUR).submit_with(4).unwrap();
+        self.submitter.shutdown(Duration::ZERO);
+        assert!(self.submitter.post(5).is_err());
+    }
+}
+
+/// What the loop's own thread submits in the turn in which the shutdown comes is accepted, and so completes (G1).
+#[test]
+fn what_is_submitted_in_the_last_turn_completes() {
+    for pieces in [1, 2] {
+        let mut desk = desk();
+        let ((conn, _peer), (other, others_peer)) = (desk.conn(), desk.conn());
+        let last = Last { submitter: desk.submitter.clone(), conn: other };
+        let mut payload = vec![Bytes::from_static(b"first "); pieces];
+        payload.push(Bytes::from_owner(last));
+        conn.write_vectored(payload).then_read_leased().submit_with(6).unwrap();
+        let mut got = Vec::new();
+        let end = loop {
+            match desk.watcher.turn(Some(Duration::ZERO)) {
+                Ok(batch) => got.extend(batch.map(desk::of)),
+                Err(end) => break end,
+            }
+        };
+        assert_eq!(end, WaitError::Closed);
+        got.sort_by_key(|(context, _)| *context);
+        let aborted = || Got::Failed(Half::Read, 0, "Aborted".into());
+        let expected =
+            [(1, Got::Posted), (2, Got::Wrote), (3, aborted()), (4, Got::Silenced("Aborted".into())), (6, aborted())];
+        assert_eq!(got, expected);
+        assert_eq!(received(&others_peer).unwrap(), b"words");
+        assert_eq!(desk.submitter.load(), 0);
     }
 }
 

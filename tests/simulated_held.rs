@@ -180,6 +180,34 @@ fn a_consumer_that_stays_away_finds_everything() {
     world.let_go();
 }
 
+/// A full batch is looked at by whatever would go into it; what is counted is the turns that end with it.
+#[test]
+fn a_residue_is_counted_once_a_turn() {
+    let mut limits = Limits::default();
+    limits.batch = 1;
+    let (world, mut watcher, submitter) = held_with(limits);
+    let all: Vec<_> = (0..50)
+        .map(|_| {
+            let (socket, peer) = world.pair();
+            let conn = submitter.delegate(socket).unwrap();
+            conn.read(Vec::with_capacity(1)).submit_with(1).unwrap();
+            (conn, peer)
+        })
+        .collect();
+    assert_eq!(world.go_on(MANY), Rest::Asleep(None));
+    let before = submitter.counters();
+    all.iter().for_each(|(_, peer)| assert_eq!(peer.send(b"x").unwrap(), 1));
+    assert_eq!(world.go_on(MANY), Rest::Asleep(None));
+    let after = submitter.counters();
+    let (turns, residues) = (after.turns - before.turns, after.residues - before.residues);
+    assert!((1..=turns).contains(&residues), "{residues} residues in {turns} turns");
+    world.let_go();
+    let mut n = 0;
+    while n < 50 {
+        n += watcher.wait().unwrap().count();
+    }
+}
+
 #[test]
 fn a_push_that_stands_still_holds_up_no_sleep_and_no_wake_up() {
     let (world, mut watcher, submitter) = held();

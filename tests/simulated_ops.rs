@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use desk::{Desk, Got, MILLISECOND, TICK, desk, desk_with, of};
 use gaio::sim::{Clock, Peer, World};
-use gaio::{Half, Op, OpId, Options, WaitError, Watcher};
+use gaio::{EmbeddedWatcher, Half, Op, OpId, Options, WaitError, Watcher};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -572,4 +572,114 @@ fn nothing_is_left_when_the_watcher_is_gone() {
     drop((conn, left, submitter));
     assert_eq!(world.open_descriptors(), 0);
     assert_eq!(received(&peer), Ok(vec![]));
+}
+
+// --- a panic that was caught -------------------------------------------------------------------------------------
+
+/// As a `Bomb`, but it panics although another panic goes on: two that meet would abort.
+struct Mine(Arc<AtomicUsize>);
+
+impl AsRef<[u8]> for Mine {
+    fn as_ref(&self) -> &[u8] {
+        b"mine"
+    }
+}
+
+impl Drop for Mine {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        panic!("on purpose");
+    }
+}
+
+fn panics(act: impl FnOnce()) -> bool {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(act)).is_err()
+}
+
+/// The payload of a linked write panics as it is dropped, once for each of its pieces. Whoever catches that finds everything
+/// as if nothing had been: each operation is its own connection's, and completes once.
+#[test]
+fn after_a_caught_panic_each_operation_is_where_it_was() {
+    for pieces in 0..3 {
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let mut desk = desk();
+        let ((conn, peer), (other, others_peer)) = (desk.conn(), desk.conn());
+        conn.read(Vec::with_capacity(8)).submit_with(1).unwrap();
+        let piece = || Bytes::from_owner(Mine(dropped.clone()));
+        let linked = match pieces {
+            0 => named(conn.write(piece()).then_read_leased(), 2),
+            n => named(conn.write_vectored(vec![piece(); n]).then_read_pooled().within(DAY), 2),
+        };
+        // Clones of one piece have one owner.
+        let (mut caught, mut got) = (0, Vec::new());
+        for _ in 0..9 {
+            caught += usize::from(panics(|| got.extend(desk.watcher.turn(Some(Duration::ZERO)).unwrap().map(of))));
+        }
+        assert_eq!(got, [], "{pieces}");
+        assert_eq!((caught, dropped.load(Ordering::Relaxed)), (1, 1), "{pieces}");
+        assert_eq!(received(&peer).unwrap(), b"mine".repeat(pieces.max(1)));
+        conn.write(b"next").submit_with(3).unwrap();
+        conn.cancel(linked).unwrap();
+        assert_eq!(desk.events(), [(3, Got::Wrote), (2, cancelled(Half::Read, 0))], "{pieces}");
+        other.read(Vec::with_capacity(8)).submit_with(4).unwrap();
+        peer.send(b"answer").unwrap();
+        assert_eq!(desk.events(), [(1, desk::bytes(b"answer"))], "{pieces}");
+        conn.read_leased().submit_with(5).unwrap();
+        conn.release().submit_with(6).unwrap();
+        assert_eq!(desk.events(), [(5, Got::Failed(Half::Read, 0, "Released".into())), (6, Got::Closed)]);
+        others_peer.send(b"hello").unwrap();
+        assert_eq!(desk.events(), [(4, desk::bytes(b"hello"))], "{pieces}");
+        assert_eq!((desk.after(DAY), desk.submitter.load()), (vec![], 0));
+    }
+}
+
+/// Every piece has an owner of its own: as many panics, one a turn, and no two at once.
+#[test]
+fn each_piece_of_a_payload_panics_by_itself() {
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let mut desk = desk();
+    let (conn, peer) = desk.conn();
+    let pieces = (0..3).map(|_| Bytes::from_owner(Mine(dropped.clone()))).collect();
+    conn.write_vectored(pieces).then_read_leased().submit_with(1).unwrap();
+    let (mut caught, mut got) = (0, Vec::new());
+    peer.send(b"answer").unwrap();
+    for _ in 0..9 {
+        caught += usize::from(panics(|| got.extend(desk.watcher.turn(Some(Duration::ZERO)).unwrap().map(of))));
+    }
+    assert_eq!((caught, dropped.load(Ordering::Relaxed)), (3, 3));
+    assert_eq!(got, [(1, desk::bytes(b"answer"))]);
+}
+
+/// What panics when the loop is gone: what came with sockets, and completions that nobody has taken.
+#[test]
+fn panics_at_the_end_of_a_watcher_come_one_by_one() {
+    for spawned in [false, true] {
+        let world = World::enter();
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let mine = || Bytes::from_owner(Mine(dropped.clone()));
+        let spawn = |spawned: bool| {
+            if spawned {
+                let (watcher, submitter) = Watcher::<u32>::spawn_for(Options::default()).unwrap();
+                (Some(watcher), None, submitter)
+            } else {
+                let (watcher, submitter) = EmbeddedWatcher::<u32>::new_for(Options::default()).unwrap();
+                (None, Some(watcher), submitter)
+            }
+        };
+        let (spawned_one, embedded, submitter) = spawn(spawned);
+        let mut ends = Vec::new();
+        for _ in 0..2 {
+            let (socket, peer) = world.pair();
+            ends.push((submitter.delegate_with(socket, mine()).unwrap(), peer));
+        }
+        let (socket, peer) = world.pair();
+        let conn = submitter.delegate(socket).unwrap();
+        conn.write_vectored(vec![mine(), mine()]).submit_with(1).unwrap();
+        conn.write(mine()).submit_with(2).unwrap();
+        ends.push((conn, peer));
+        assert!(panics(|| drop((spawned_one, embedded))), "the first of those that were dropped here");
+        drop((ends, submitter));
+        assert_eq!(dropped.load(Ordering::Relaxed), 5);
+        assert_eq!(world.open_descriptors(), 0);
+    }
 }

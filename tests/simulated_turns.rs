@@ -9,8 +9,9 @@ mod desk;
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use desk::{Desk, Got, bytes, desk_with, of, received};
-use gaio::{Half, SubmitErrorKind};
+use gaio::{Conn, Event, Half, Outcome, SubmitErrorKind};
 
 /// What one call brings, which may take two turns: how many it took.
 fn turns(desk: &mut Desk) -> (Vec<(u32, Got)>, usize) {
@@ -83,6 +84,25 @@ fn one_step_takes_its_share_of_bytes() {
     };
     assert_eq!(events, [(3, bytes(&[1; 100]))]);
     assert!(all_turns >= 5, "an exact read, too, goes on in the next turn: {all_turns}");
+}
+
+/// A write of very many small pieces costs a system call more than it moves: each piece counts, and others have their turn.
+#[test]
+fn very_many_pieces_are_not_one_step() {
+    const PIECES: usize = 100_000;
+    let mut desk = desk_with(|config| config.buffer = 1 << 20, |_| ());
+    let (conn, peer) = desk.conn();
+    assert_eq!(desk.events(), []);
+    let pieces = (0..PIECES).map(|i| if i % 3 == 0 { Bytes::new() } else { Bytes::from_static(b"x") }).collect();
+    conn.write_vectored(pieces).submit_with(1).unwrap();
+    let (mut sent, mut buf) = (0, vec![0; PIECES]);
+    while sent < PIECES * 2 / 3 {
+        let (events, took) = turns(&mut desk);
+        let n = peer.recv(&mut buf).unwrap();
+        assert!(n <= 20_000 * took, "{n} pieces in {took} turns");
+        sent += n;
+        assert_eq!(events.len(), usize::from(sent == PIECES * 2 / 3));
+    }
 }
 
 /// Of the operations of one connection only the first is tried as it is submitted; the others share its step.
@@ -215,6 +235,87 @@ fn behind_a_starved_read_that_was_given_up_nobody_waits() {
     let cancelled = Got::Failed(Half::Read, 0, "Cancelled".into());
     assert_eq!(turn(&mut desk), [(1, bytes(b"all of i")), (2, cancelled), (3, bytes(b"hello"))]);
     assert_eq!(desk.submitter.counters().starved, 1);
+}
+
+/// Who found the arena full has room before those who never did, and before those who have had some since: a busy
+/// connection that takes a whole arena each time, at its beginning or with many reads, keeps nobody waiting.
+#[test]
+fn whoever_found_no_room_is_served_first() {
+    // The arena, what one read may bring, what is sent at a time, how many reads the busy ones keep pending, and how many of
+    // them there are.
+    let ways = [
+        (64, 64, 64, 1, 1),
+        (64, 64, 64, 2, 1),
+        (64, 64, 64, 2, 3),
+        (256, 64, 64, 8, 1),
+        (256, 64, 64, 1, 4),
+        (16_384, 262_144, 16_384, 1, 1),
+        (16_384, 262_144, 16_000, 2, 2),
+        (16_384, 262_144, 15_000, 1, 1),
+        (16_384, 262_144, 1_000, 1, 4),
+    ];
+    for (way, datagrams) in ways.into_iter().flat_map(|way| [(way, false), (way, true)]) {
+        let (arena, cap, chunk, deep, busy) = way;
+        let mut desk = desk_with(|_| (), |limits| (limits.arena, limits.read_cap) = (arena, cap));
+        let conn = |desk: &Desk| {
+            let (socket, peer) = if datagrams { desk.world.unix_datagram_pair() } else { desk.world.pair() };
+            (desk.submitter.delegate(socket).unwrap(), peer)
+        };
+        let (quiet, peer) = conn(&desk);
+        let greedy: Vec<_> = (0..busy).map(|_| conn(&desk)).collect();
+        quiet.read_pooled().submit_with(0).unwrap();
+        for (conn, _) in &greedy {
+            (0..deep).for_each(|_| conn.read_pooled().submit_with(1).unwrap());
+        }
+        let message = vec![7; chunk];
+        for answer in 0..5 {
+            let mut waited = 0;
+            peer.send(b"hello").unwrap();
+            let mut answered = false;
+            while !answered {
+                for (_, feeder) in &greedy {
+                    while feeder.send(&message).is_ok_and(|n| n == chunk) {}
+                }
+                for event in desk.watcher.turn(Some(Duration::ZERO)).unwrap() {
+                    let Event::Done { conn, context, outcome: Outcome::Pooled(got) } = event else {
+                        panic!("{event:?}")
+                    };
+                    answered |= context == 0 && got == b"hello";
+                    conn.read_pooled().submit_with(context).unwrap();
+                }
+                waited += 1;
+                let most = 4 + 2 * busy;
+                assert!(waited <= most, "{way:?}, datagrams: {datagrams}: no answer {answer} in {most} turns");
+            }
+        }
+        assert!(datagrams || desk.submitter.counters().starved > 0, "{way:?}");
+    }
+}
+
+/// Neither those that wait for room in the arena nor those that wait for their turn fill every batch alone.
+#[test]
+fn those_without_room_and_those_on_the_ready_list_take_turns() {
+    let mut desk = desk_with(|_| (), |limits| (limits.arena, limits.read_cap, limits.batch) = (1_024, 64, 4));
+    let all: Vec<_> = (0..6).map(|_| desk.conn()).collect();
+    let fill = || all.iter().for_each(|(_, peer)| while peer.send(&[7; 64]).is_ok_and(|n| n == 64) {});
+    let read = |conn: &Conn<u32>, context: u32| match context {
+        0..3 => conn.read_pooled().submit_with(context).unwrap(),
+        _ => conn.read(Vec::with_capacity(64)).submit_with(context).unwrap(),
+    };
+    for ((conn, _), context) in all.iter().zip(0..) {
+        (0..40).for_each(|_| read(conn, context));
+    }
+    let mut last = [0; 6];
+    for call in 1..100 {
+        fill();
+        for event in desk.watcher.turn(Some(Duration::ZERO)).unwrap() {
+            let Event::Done { conn, context, .. } = event else { panic!("{event:?}") };
+            last[context as usize] = call;
+            read(&conn, context);
+        }
+        assert!(last.iter().all(|last| call - last <= 16), "in call {call} these were served last in {last:?}");
+    }
+    assert!(desk.submitter.counters().starved > 0);
 }
 
 // --- in flight ---------------------------------------------------------------------------------------------------

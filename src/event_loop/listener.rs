@@ -3,8 +3,8 @@
 //! ```text
 //!            edge                    EAGAIN
 //!   Quiet ─────────► Ready ─────────────────────► Quiet
-//!                      │ EMFILE, ENFILE: shed one, count, wait      back-off timer
-//!                      ├────────────────────────────────► Waiting ────────────────► Ready
+//!                      │ EMFILE, ENFILE: shed one (nobody there: Quiet), count, wait      back-off timer
+//!                      ├──────────────────────────────────────────────────────► Waiting ────────────────► Ready
 //!                      │ no credit, no place in the batch
 //!                      └──► Ready, but not busy: the take that makes room wakes the loop
 //! ```
@@ -38,6 +38,14 @@ pub(crate) struct Listening<T> {
     pub(crate) tag: T,
 }
 
+impl<T> Listening<T> {
+    /// The backlog is empty: the next one makes an edge.
+    const fn quiet(&mut self) -> Accept {
+        self.phase = Phase::Quiet;
+        Accept::Nothing
+    }
+}
+
 /// What an attempt to accept came to.
 #[derive(Debug)]
 pub(crate) enum Accept {
@@ -62,9 +70,9 @@ impl Shortage {
     }
 
     /// With no descriptor left, the peer at the head of the queue would hang: the reserve is spent on telling it.
-    fn shed(&mut self, socket: &Socket) -> bool {
+    fn shed(&mut self, socket: &Socket) -> Result<(), Errno> {
         self.reserve.release();
-        let shed = sys::accept(socket).is_ok();
+        let shed = sys::accept(socket).map(drop);
         self.reserve.restore();
         shed
     }
@@ -79,16 +87,17 @@ impl<S, T> Core<S, T> {
                 self.shortage.errors = 0;
                 return Accept::Connection(socket, peer);
             }
-            Err(Errno::AGAIN) => {
-                listening.phase = Phase::Quiet;
-                return Accept::Nothing;
-            }
+            Err(Errno::AGAIN) => return listening.quiet(),
             Err(Errno::INVAL | Errno::BADF | Errno::NOTSOCK) => return Accept::Dead(Errno::INVAL),
-            Err(Errno::MFILE | Errno::NFILE) => {
-                if self.shortage.shed(&listening.socket) {
+            Err(Errno::MFILE | Errno::NFILE) => match self.shortage.shed(&listening.socket) {
+                Ok(()) => {
                     count(&self.counters().shed);
+                    return self.back_off(index);
                 }
-            }
+                // The system asks for a descriptor first: nobody is there at all.
+                Err(Errno::AGAIN) => return listening.quiet(),
+                Err(_) => {}
+            },
             Err(Errno::NOBUFS | Errno::NOMEM) => {}
             Err(_) if self.shortage.errors < PATIENCE => {
                 self.shortage.errors += 1;
@@ -98,15 +107,15 @@ impl<S, T> Core<S, T> {
             Err(_) => self.shortage.errors = 0,
         }
         count(&self.counters().accept_errors);
-        self.back_off(index);
-        Accept::Nothing
+        self.back_off(index)
     }
 
-    fn back_off(&mut self, index: usize) {
+    fn back_off(&mut self, index: usize) -> Accept {
         if let Some(Some(listening)) = self.listeners.get_mut(index) {
             listening.phase = Phase::Waiting;
             self.timers.arm(sys::now() + BACK_OFF, Timer::Accept(index));
         }
+        Accept::Nothing
     }
 
     /// The pause of listener `index` is over.

@@ -51,6 +51,8 @@ impl Flags {
     pub(crate) const ASKED: Self = Self(1024);
     /// Bytes that came with the socket have not all been read.
     pub(crate) const LEFTOVER: Self = Self(512);
+    /// There may be room now, for it before others.
+    pub(crate) const CALLED: Self = Self(1024);
     /// One message per read and write: no end of stream, nothing torn, and an error concerns one call.
     pub(crate) const DATAGRAM: Self = Self(2048);
     /// No connection yet: an edge says that it is decided.

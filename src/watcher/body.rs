@@ -12,6 +12,7 @@ use crate::error::SubmitErrorKind;
 use crate::sys::MAX_SLICES;
 use crate::watcher::Lease;
 use crate::watcher::outcome::Payload;
+use crate::watcher::spent::Spent;
 
 /// What a write does once all its bytes are out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,7 +35,13 @@ pub(crate) enum Body {
     WriteBytes(Then, Bytes),
     WriteStatic(Then, &'static [u8]),
     WriteLease(Then, Lease),
-    WriteMany(Then, Vec<Bytes>),
+    /// All in front of `piece` are out, and so many bytes of it.
+    WriteMany {
+        then: Then,
+        piece: u32,
+        offset: usize,
+        pieces: Vec<Bytes>,
+    },
     ShutdownWrite,
     Close,
     IntoFd,
@@ -66,28 +73,48 @@ impl Body {
             Self::WriteBytes(_, bytes) => bytes.len(),
             Self::WriteStatic(_, bytes) => bytes.len(),
             Self::WriteLease(_, lease) => lease.kept(),
-            Self::WriteMany(_, pieces) => pieces.iter().map(Bytes::len).sum(),
+            Self::WriteMany { pieces, .. } => pieces.iter().map(Bytes::len).sum(),
             _ => 0,
         }
     }
 
-    /// What is left of a vectored write behind the first `done` bytes, at most `most` of it.
-    pub(crate) fn slices(&self, mut done: usize, mut most: usize) -> Slices<'_> {
+    pub(crate) const fn many(pieces: Vec<Bytes>) -> Self {
+        Self::WriteMany { then: Then::Done, piece: 0, offset: 0, pieces }
+    }
+
+    /// Is there a piece of a vectored write that is not out?
+    pub(crate) const fn has_pieces(&self) -> bool {
+        matches!(self, Self::WriteMany { piece, pieces, .. } if (*piece as usize) < pieces.len())
+    }
+
+    /// What of a vectored write goes out next, at most `most` of it.
+    pub(crate) fn slices(&self, mut most: usize) -> Slices<'_> {
         let mut slices = Slices::new();
-        let Self::WriteMany(_, pieces) = self else { return slices };
-        for piece in pieces {
-            let skipped = done.min(piece.len());
-            let taken = (piece.len() - skipped).min(most);
-            done -= skipped;
+        let Self::WriteMany { piece, offset, pieces, .. } = self else { return slices };
+        let mut skipped = *offset;
+        for piece in &pieces[*piece as usize..] {
+            let rest = &piece[std::mem::take(&mut skipped)..];
+            let taken = rest.len().min(most);
             most -= taken;
             if taken > 0 {
-                slices.push(IoSlice::new(&piece[skipped..skipped + taken]));
+                slices.push(IoSlice::new(&rest[..taken]));
             }
             if most == 0 || slices.len() == MAX_SLICES {
                 break;
             }
         }
         slices
+    }
+
+    /// `n` more bytes of a vectored write are out. Where it goes on is kept: to look for that from the first piece on would
+    /// take the longer the further it has come.
+    pub(crate) fn advance(&mut self, n: usize) {
+        let Self::WriteMany { piece, offset, pieces, .. } = self else { return };
+        *offset += n;
+        while let Some(done) = pieces.get(*piece as usize).map(Bytes::len).filter(|len| len <= offset) {
+            *offset -= done;
+            *piece += 1;
+        }
     }
 
     #[inline]
@@ -115,7 +142,7 @@ impl Body {
             | Self::WriteBytes(then, _)
             | Self::WriteStatic(then, _)
             | Self::WriteLease(then, _)
-            | Self::WriteMany(then, _) => Some(*then),
+            | Self::WriteMany { then, .. } => Some(*then),
             _ => None,
         }
     }
@@ -128,30 +155,39 @@ impl Body {
             Self::WriteBytes(_, bytes) => Payload::Bytes(bytes),
             Self::WriteStatic(_, bytes) => Payload::Static(bytes),
             Self::WriteLease(_, lease) => Payload::Lease(lease),
-            Self::WriteMany(_, pieces) => Payload::Many(pieces),
+            Self::WriteMany { pieces, .. } => Payload::Many(pieces),
             _ => return None,
         })
     }
 
     /// Turns a write whose bytes are all out into the read it is linked to, if it is. A lease that was written is
-    /// handed back: it need not go to the caller.
+    /// handed back, and `Bytes` go where their drop does no harm: neither goes to the caller.
     #[inline]
-    pub(crate) fn become_read(&mut self) -> Option<Lease> {
-        let (next, spent) = match self {
+    pub(crate) fn become_read(&mut self, spent: &mut Spent) -> Option<Lease> {
+        let (next, lease) = match self {
             Self::WriteVec(Then::ReadSame, bytes) => {
                 bytes.clear();
                 (Self::Read(std::mem::take(bytes)), None)
             }
             Self::WriteLease(Then::ReadPooled, lease) => (Self::ReadPooled, Some(lease.take())),
             Self::WriteLease(Then::ReadLeased, lease) => (Self::ReadLeased, Some(lease.take())),
-            _ => match self.then()? {
-                Then::ReadPooled => (Self::ReadPooled, None),
-                Then::ReadLeased => (Self::ReadLeased, None),
-                Then::Done | Then::ReadSame => return None,
-            },
+            _ => {
+                let next = match self.then()? {
+                    Then::ReadPooled => Self::ReadPooled,
+                    Then::ReadLeased => Self::ReadLeased,
+                    Then::Done | Then::ReadSame => return None,
+                };
+                match self {
+                    Self::WriteBytes(_, bytes) => spent.push(std::mem::take(bytes)),
+                    Self::WriteMany { pieces, .. } => spent.push_pieces(std::mem::take(pieces)),
+                    _ => {}
+                }
+                (next, None)
+            }
         };
-        *self = next;
-        spent
+        // There is nothing left in it to drop.
+        std::mem::forget(std::mem::replace(self, next));
+        lease
     }
 
     #[inline]
@@ -161,7 +197,7 @@ impl Body {
             | Self::WriteBytes(then, _)
             | Self::WriteStatic(then, _)
             | Self::WriteLease(then, _)
-            | Self::WriteMany(then, _) => *then = next,
+            | Self::WriteMany { then, .. } => *then = next,
             _ => {}
         }
     }
@@ -171,6 +207,8 @@ impl Body {
     pub(crate) const fn is_plain(&self, len: usize) -> bool {
         match self {
             Self::Read(_) | Self::ReadExact(..) | Self::ShutdownWrite => false,
+            // As many as can be counted.
+            Self::WriteMany { pieces, .. } if pieces.len() > u32::MAX as usize => false,
             write => len > 0 || !write.is_write(),
         }
     }
@@ -186,6 +224,9 @@ impl Body {
             }
             Self::ReadExact(bytes, n) => return prepare_exact(bytes, *n, datagrams),
             Self::ShutdownWrite if datagrams => return Err(SubmitErrorKind::NotAStream),
+            Self::WriteMany { pieces, .. } if u32::try_from(pieces.len()).is_err() => {
+                return Err(SubmitErrorKind::TooLarge);
+            }
             body if body.is_write() && body.len() == 0 => return body.prepare_empty(datagrams),
             _ => {}
         }
@@ -221,7 +262,31 @@ impl From<Payload> for Body {
             Payload::Bytes(bytes) => Self::WriteBytes(Then::Done, bytes),
             Payload::Static(bytes) => Self::WriteStatic(Then::Done, bytes),
             Payload::Lease(lease) => Self::WriteLease(Then::Done, lease),
-            Payload::Many(pieces) => Self::WriteMany(Then::Done, pieces),
+            Payload::Many(pieces) => Self::many(pieces),
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// However much of a vectored write goes out at a time, each byte does so once, and in order.
+    #[test]
+    fn pieces_go_out_once_and_in_order() {
+        let pieces: Vec<Bytes> =
+            ["", "ab", "", "", "cde", "f", ""].map(|piece| Bytes::from_static(piece.as_bytes())).into();
+        for (most, sent_at_once) in (1..8).flat_map(|most| (1..8).map(move |sent| (most, sent))) {
+            let (mut body, mut out) = (Body::many(pieces.clone()), Vec::new());
+            while body.has_pieces() {
+                let offered: Vec<u8> = body.slices(most).iter().flat_map(|slice| slice.to_vec()).collect();
+                assert!((1..=most).contains(&offered.len()), "nothing but bytes, and no more than asked for");
+                let n = offered.len().min(sent_at_once);
+                out.extend_from_slice(&offered[..n]);
+                body.advance(n);
+            }
+            assert_eq!(out, b"abcdef", "{most} asked for, {sent_at_once} sent");
+            assert!(matches!(body.into_payload(), Some(Payload::Many(back)) if back == pieces));
         }
     }
 }

@@ -222,7 +222,9 @@ impl<C> Proactor<C> {
         let Session { socket, state: Queues { mut read, mut write, .. }, .. } = session;
         drop(socket);
         let leftover = self.left(core, key);
-        self.unread.extend((!leftover.is_empty()).then_some(leftover));
+        if !leftover.is_empty() {
+            self.spent.push(leftover);
+        }
         while let Some(pending) = self.ops.pop(&mut read, &mut core.timers) {
             let error = error(&pending.body);
             self.fail(pending, error);

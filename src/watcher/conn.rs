@@ -233,7 +233,7 @@ impl<C> Conn<C> {
     /// # Ok(()) }
     /// ```
     pub fn write_vectored(&self, pieces: Vec<Bytes>) -> Op<'_, C, Write<Vec<Bytes>>> {
-        Op::new(self, Body::WriteMany(Then::Done, pieces))
+        Op::new(self, Body::many(pieces))
     }
 
     /// Copies the bytes into a buffer of the loop's pool and writes that; for bytes that are only borrowed, such as a

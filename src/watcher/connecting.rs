@@ -6,7 +6,7 @@
 //!     ▲                     ├─ failed ─────────────────────────────────────────────┴─┬─ another address ──► Queued
 //!     │                     │                                                        └─ none, and none races:
 //!     │                     └─ Unix, the backlog is full ──► Paused                     completed, with the last error
-//!     └── the pause or the stagger is over
+//!     └── the pause or the stagger is over (and for one more than the first there is a place: until then it is outside)
 //!   any ── deadline, cancel, end of the loop ──► completed as failed, all sockets closed
 //! ```
 //!
@@ -63,6 +63,8 @@ pub(crate) struct Connect<C> {
     racing: Vec<(Key, Option<SocketAddr>)>,
     failed: Vec<(SocketAddr, Errno)>,
     queued: bool,
+    /// Its next attempt is due, but there is no place for it.
+    outside: bool,
     deadline: Armed,
     /// The stagger, or the pause before the next attempt.
     pause: Armed,
@@ -78,6 +80,7 @@ impl<C> Connect<C> {
             racing: Vec::new(),
             failed: Vec::new(),
             queued: false,
+            outside: false,
             deadline: Armed::NONE,
             pause: Armed::NONE,
             paused: Pause::FIRST,
@@ -113,16 +116,29 @@ pub(crate) struct Connects<C> {
     sockets: HashMap<u64, u64>,
     /// Those whose next attempt is due.
     queue: VecDeque<u64>,
+    /// Those whose next attempt would be, if there were a place among the sessions.
+    outside: VecDeque<u64>,
 }
 
 impl<C> Connects<C> {
     pub(crate) fn new() -> Self {
-        Self { all: BTreeMap::new(), sockets: HashMap::new(), queue: VecDeque::new() }
+        Self { all: BTreeMap::new(), sockets: HashMap::new(), queue: VecDeque::new(), outside: VecDeque::new() }
     }
 
     /// Is there an attempt to be made?
-    pub(crate) fn are_due(&self) -> bool {
-        !self.queue.is_empty()
+    pub(crate) fn are_due(&self, has_place: impl Fn() -> bool) -> bool {
+        !self.queue.is_empty() || (!self.outside.is_empty() && has_place())
+    }
+
+    /// Those for which there is a place now.
+    fn come_in(&mut self, has_place: impl Fn() -> bool) -> Option<u64> {
+        while has_place() {
+            let id = self.outside.pop_front()?;
+            if self.all.get(&id).is_some_and(|connect| connect.outside) {
+                return Some(id);
+            }
+        }
+        None
     }
 
     fn enqueue(&mut self, id: u64) {
@@ -148,18 +164,21 @@ impl<C> Proactor<C> {
     /// Makes the attempts that are due, within a budget.
     pub(crate) fn attempt_connects(&mut self, core: &mut Core) {
         for _ in 0..ATTEMPTS_PER_TURN {
-            let Some(id) = self.connects.queue.pop_front() else { return };
+            let id = self.connects.queue.pop_front().or_else(|| self.connects.come_in(|| self.shared.has_place()));
+            let Some(id) = id else { return };
             self.attempt_connect(core, id);
         }
     }
 
     fn attempt_connect(&mut self, core: &mut Core, id: u64) {
         let Some(connect) = self.connects.all.get_mut(&id) else { return }; // It has ended meanwhile.
-        connect.queued = false;
+        (connect.queued, connect.outside) = (false, false);
         core.timers.disarm(&mut connect.pause);
         let beside_others = !connect.racing.is_empty();
         if beside_others && !self.shared.admit() {
-            return; // No place for a race: this address waits until the one before has failed.
+            // No place for a race: this address waits for one, or until the one before has failed.
+            connect.outside = true;
+            return self.connects.outside.push_back(id);
         }
         let (addr, socket) = connect.attempt();
         let key = socket.and_then(|socket| {
@@ -289,5 +308,6 @@ impl<C> Proactor<C> {
             self.fail_connect(core, id, error());
         }
         self.connects.queue.clear();
+        self.connects.outside.clear();
     }
 }

@@ -38,10 +38,10 @@ impl<C> Proactor<C> {
         }
         let verb = match &pending.body {
             // Half of a message is none: pieces that are too many for one send are put together first.
-            Body::WriteMany(_, pieces) if pieces.iter().filter(|piece| !piece.is_empty()).count() > MAX_SLICES => {
+            Body::WriteMany { pieces, .. } if pieces.iter().filter(|piece| !piece.is_empty()).count() > MAX_SLICES => {
                 turn.session.send_datagram(&[IoSlice::new(&pieces.concat())])
             }
-            body @ Body::WriteMany(..) => turn.session.send_datagram(&body.slices(0, usize::MAX)),
+            body @ Body::WriteMany { .. } => turn.session.send_datagram(&body.slices(usize::MAX)),
             body => turn.session.send_datagram(&[IoSlice::new(body.bytes())]),
         };
         match verb {
@@ -57,6 +57,7 @@ impl<C> Proactor<C> {
             Verb::Moved(_) | Verb::Eof => {}
         }
         pending.done = pending.body.len();
+        pending.body.advance(pending.done);
         turn.budget.moved(pending.done);
         None
     }
@@ -120,13 +121,15 @@ impl<C> Proactor<C> {
 
     fn pool_datagram(&mut self, turn: &mut Turn<'_>) -> Tried {
         let cap = self.limits.read_cap;
+        let counters = &self.shared.counters;
+        let Some(place) = self.starving.comes_up(turn.session, turn.key, counters) else { return Tried::Waits };
         let (room, short) = self.outbox.filling().arena.rest(cap);
         if short {
             // Not room for any message: is there for this one? If not, there is more of it in the next arena.
             match turn.session.next_datagram() {
                 Ok(whole) if whole <= room.len() && !room.is_empty() => {}
                 Ok(_) => {
-                    self.starve(turn.session, turn.key);
+                    self.starving.starve(turn.session, turn.key, place, counters);
                     return Tried::Waits;
                 }
                 Err(verb) => return self.not_bytes(turn, verb),

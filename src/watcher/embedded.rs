@@ -95,7 +95,9 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
     /// Other threads may submit at any time, and wake a turn that sleeps.
     ///
     /// # Panics
-    /// With the panic of user code that runs in it: the `Drop` of a payload or context.
+    /// With the panic of user code that runs in it: the `Drop` of a payload that need not come back. It runs at the end of
+    /// the turn, when nothing is in hand. Whoever catches the panic finds the loop as it would be without: what has completed
+    /// comes with the next turn, all else goes on.
     ///
     /// # Errors
     /// `Closed` once the loop was shut down and everything has been handed out; `LoopFailed` if the selector failed.
@@ -224,6 +226,7 @@ impl<C: Send + 'static> Drop for EmbeddedWatcher<C> {
         self.shared.inbox.shut_down(Duration::ZERO);
         let panics = Panics::default();
         while panics.put_off(|| self.turn(None).map(|batch| panics.discard(batch)).is_ok()) != Some(false) {}
+        self.event_loop.face.drop_last(&panics);
         self.shared.unbind();
         panics.pass_on();
     }

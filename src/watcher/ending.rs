@@ -44,8 +44,10 @@ impl<C> Proactor<C> {
             self.ending = Ending::Grace(until);
             core.timers.arm(until, Timer::Grace);
         }
-        // A slot reserved before the ring was closed is still owed to us: its producer raises the gate.
-        let all_in = (self.intake.is_finished() || mutant("ended_early")) && self.intake.has_no_local();
+        // A slot reserved before the ring was closed is still owed to us: its producer raises the gate. So is what the drop of
+        // a payload has submitted in this turn, before it was refused anything: the next turn does not wait.
+        let ring_in = self.intake.is_finished() || mutant("ended_early");
+        let all_in = ring_in && self.intake.has_no_local() && !self.shared.inbox.has_local();
         let nothing_to_write = self.writes == 0 && self.closing.is_empty();
         if all_in && (nothing_to_write || sys::now() >= until) {
             for key in core.sessions.keys() {
@@ -104,7 +106,7 @@ impl<C> Proactor<C> {
                     self.outbox.filling().push(Item::ListenerEnded { listener, error: None });
                 }
                 Submission::Delegate { conn, leftover, .. } => {
-                    self.unread.push(leftover);
+                    self.spent.push(leftover);
                     conn.link().set_refused();
                     self.shared.left();
                 }

@@ -5,25 +5,24 @@
 //!                      └── error ──► Broken: this one fails with its count, all that follow as `Broken` (I11)
 //! read:    Idle ──► Receiving ──bytes──► completed        (an exact read goes round until it has all)
 //!                      ├── EAGAIN ──► waits for an edge (I9)
-//!                      └── arena full ──► starved until a batch is taken
+//!                      └── arena full ──► starved until a batch is taken, in line with the others
 //! ```
 //!
 //! One step of a session moves at most its budget; what is left makes it go to the end of the ready list (G8).
-
-use std::io::IoSlice;
 
 use crate::error::OpError;
 use crate::event_loop::Step;
 use crate::event_loop::session::{Flags, Session, Verb};
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::Timers;
-use crate::sys::{self, Errno};
+use crate::sys;
 use crate::watcher::batch::Stored;
 use crate::watcher::body::Body;
 use crate::watcher::outcome::Payload;
 use crate::watcher::pool::{Class, SMALL};
 use crate::watcher::proactor::Proactor;
 use crate::watcher::queue::{Pending, Queues};
+use crate::watcher::sending::{Sent, send_pieces, send_rest};
 use crate::watcher::turn::{Budget, Turn};
 
 /// What trying the operation at the head of a queue came to.
@@ -35,44 +34,6 @@ pub(crate) enum Tried {
     Waits,
     /// The budget is spent.
     Spent,
-}
-
-/// How far a write has come.
-enum Sent {
-    All,
-    Waits,
-    Spent,
-    Failed(Errno),
-}
-
-/// Sends what is left of a write, until all is out, the system takes no more, or the budget is spent.
-#[inline(always)]
-fn send_rest<C>(pending: &mut Pending<C>, turn: &mut Turn<'_>, len: usize) -> Sent {
-    while pending.done < len {
-        if turn.budget.is_spent() {
-            return Sent::Spent;
-        }
-        let verb = if let Body::WriteMany(..) = pending.body {
-            turn.session.send(&pending.body.slices(pending.done, turn.budget.bytes))
-        } else {
-            let rest = &pending.body.bytes()[pending.done..];
-            turn.session.send(&[IoSlice::new(&rest[..rest.len().min(turn.budget.bytes)])])
-        };
-        match verb {
-            Verb::Moved(n) => {
-                pending.done += n;
-                turn.budget.moved(n);
-            }
-            Verb::Pending => return Sent::Waits,
-            Verb::Failed(Errno::NOBUFS | Errno::NOMEM) => {
-                turn.session.retry_soon(turn.key.token(), turn.timers);
-                return Sent::Waits;
-            }
-            Verb::Failed(errno) => return Sent::Failed(errno),
-            Verb::Eof => unreachable!("a send has no end of stream"),
-        }
-    }
-    Sent::All
 }
 
 impl<C> Proactor<C> {
@@ -148,8 +109,12 @@ impl<C> Proactor<C> {
         if !pending.body.is_write() {
             return self.end_output(turn);
         }
-        let len = pending.body.len();
-        match send_rest(pending, turn, len) {
+        let sent = if let Body::WriteMany { .. } = pending.body {
+            send_pieces(pending, turn)
+        } else {
+            send_rest(pending, turn)
+        };
+        match sent {
             Sent::All => {}
             Sent::Waits => return Tried::Waits,
             Sent::Spent => return Tried::Spent,
@@ -159,13 +124,12 @@ impl<C> Proactor<C> {
                 return Tried::Gone;
             }
         }
-        self.outbox.written += len as u64;
+        self.outbox.written += pending.done as u64;
         turn.budget.ops = turn.budget.ops.saturating_sub(1);
-        // The user's code, if it is the owner of `Bytes` that is dropped here. Before the count: a panic leaves it queued.
-        if let Some(spent) = pending.body.become_read() {
+        if let Some(lease) = pending.body.become_read(&mut self.spent) {
             // To where the next one is drawn from: by the read that follows, or else by another `write_copied`.
             if matches!(pending.body, Body::ReadLeased) {
-                self.stash.give(spent);
+                self.stash.give(lease);
             }
         }
         self.writes -= 1;
@@ -324,8 +288,10 @@ impl<C> Proactor<C> {
 
     #[inline]
     fn read_pooled(&mut self, turn: &mut Turn<'_>) -> Tried {
+        let counters = &self.shared.counters;
+        let Some(place) = self.starving.comes_up(turn.session, turn.key, counters) else { return Tried::Waits };
         let Some(room) = self.outbox.filling().arena.room(self.limits.read_cap) else {
-            self.starve(turn.session, turn.key);
+            self.starving.starve(turn.session, turn.key, place, counters);
             return Tried::Waits;
         };
         match turn.session.recv_slice(room) {

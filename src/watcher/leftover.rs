@@ -1,15 +1,13 @@
 //! Bytes that came with a socket: read before it was delegated, and given to the reads that come first.
 //!
 //! They are kept beside the session, by its token, since few sessions have any. While there are some the session is
-//! readable; what is left when it leaves the loop goes with it (`Detached`). Their drop may be the user's code (the owner
-//! of `Bytes`), so those that are done with wait for the end of the turn, where a panic finds nothing half done (G11).
+//! readable; what is left when it leaves the loop goes with it (`Detached`).
 
 use bytes::Buf;
 
 use crate::event_loop::session::Flags;
 use crate::watcher::batch::Stored;
 use crate::watcher::body::Body;
-use crate::watcher::ending::Ending;
 use crate::watcher::flow::Tried;
 use crate::watcher::pool::Class;
 use crate::watcher::proactor::Proactor;
@@ -36,8 +34,10 @@ impl<C> Proactor<C> {
                 (n, (pending.done == *whole).then(|| Stored::Read(std::mem::take(buffer))))
             }
             Body::ReadPooled => {
+                let counters = &self.shared.counters;
+                let Some(place) = self.starving.comes_up(turn.session, turn.key, counters) else { return Tried::Waits };
                 let Some(room) = self.outbox.filling().arena.room(self.limits.read_cap) else {
-                    self.starve(turn.session, turn.key);
+                    self.starving.starve(turn.session, turn.key, place, counters);
                     return Tried::Waits;
                 };
                 let n = most.min(room.len());
@@ -55,7 +55,9 @@ impl<C> Proactor<C> {
         };
         leftover.advance(n);
         if leftover.is_empty() {
-            self.unread.extend(self.leftovers.remove(&token));
+            if let Some(leftover) = self.leftovers.remove(&token) {
+                self.spent.push(leftover);
+            }
             turn.session.clear(Flags::LEFTOVER);
         }
         if let Some(stored) = stored {
@@ -63,15 +65,5 @@ impl<C> Proactor<C> {
         }
         turn.budget.moved(n);
         if turn.budget.bytes == 0 { Tried::Spent } else { self.try_read(turn) }
-    }
-
-    /// Drops what is done with, one by one. Not while the loop ends: what is there then goes with the loop itself, when
-    /// all it had to say has been handed over.
-    #[inline]
-    pub(crate) fn drop_unread(&mut self) {
-        while matches!(self.ending, Ending::No | Ending::Grace(_)) {
-            let Some(bytes) = self.unread.pop() else { return };
-            drop(bytes);
-        }
     }
 }

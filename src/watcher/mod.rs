@@ -47,7 +47,10 @@ mod pollable;
 mod pool;
 mod proactor;
 mod queue;
+mod sending;
 mod shared;
+mod spent;
+mod starving;
 mod submitter;
 mod turn;
 
@@ -109,7 +112,7 @@ impl Watcher<()> {
     /// Starts a loop thread. For contexts of your own type there is [`Watcher::spawn_for`].
     ///
     /// # Errors
-    /// Limits or a CPU that cannot work (`InvalidInput`), or no descriptors or thread to be had.
+    /// Limits, a CPU or a name that cannot work (`InvalidInput`), or no descriptors or thread to be had.
     pub fn spawn(options: Options) -> io::Result<(Self, Submitter)> {
         Self::spawn_for(options)
     }
@@ -163,6 +166,9 @@ impl<C: Send + 'static> Watcher<C> {
     #[expect(clippy::needless_pass_by_value, reason = "options are used once; taking them reads better at the call")]
     pub fn spawn_for(options: Options) -> io::Result<(Self, Submitter<C>)> {
         checked(&options)?;
+        if options.name.as_ref().is_some_and(|name| name.contains('\0')) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a thread's name has no NUL in it"));
+        }
         let (publisher, taker) = mailbox(Buffer::none(), buffer(&options), buffer(&options));
         let Parts { shared, event_loop } = assemble(&options, Some(publisher))?;
         let thread = start(&options, event_loop)?;
@@ -304,6 +310,7 @@ fn run<C>(mut event_loop: EventLoop<Proactor<C>>) {
         event_loop.face.fail_all(&mut event_loop.core);
         unharmed(&mut event_loop, true);
     }
+    event_loop.face.drop_last(&Panics::default());
     shared.unbind();
 }
 

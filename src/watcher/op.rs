@@ -192,6 +192,7 @@ impl<'c, C, K> Op<'c, C, K> {
     /// [`Conn::close`] it is the time bound of the graceful close, for [`Conn::into_fd`] that of the writes before it.
     ///
     /// Rounded up to 2²⁰ ns (about a millisecond), and by as much again where the system's sleep is coarse: never early.
+    /// Time that the machine is suspended does not count, as for [`Instant`]: deadlines, timers and pauses stand still.
     /// Cost: one look at the clock; if it has to wait, a few stores to arm and to disarm.
     ///
     /// ```
@@ -337,12 +338,13 @@ impl<'c, C> Op<'c, C, Write<Vec<u8>>> {
 }
 
 impl<'c, C, P: Spendable> Op<'c, C, Write<P>> {
-    /// Then reads into the batch's arena. The payload is dropped once it is written.
+    /// Then reads into the batch's arena. The payload is dropped at the end of the turn that has written it.
     pub fn then_read_pooled(self) -> Op<'c, C> {
         self.linked(Then::ReadPooled)
     }
 
-    /// Then reads into a lease; a lease that was written goes back to the pool first.
+    /// Then reads into a lease; a lease that was written goes back to the pool first. Another payload is dropped at the end of
+    /// the turn that has written it.
     pub fn then_read_leased(self) -> Op<'c, C> {
         self.linked(Then::ReadLeased)
     }

@@ -88,7 +88,6 @@ impl<C> Outbox<C> {
         let Some(publisher) = &mut self.publisher else { return false };
         let Buffer { accepted, ops, end, .. } = self.filling;
         if !publisher.is_taken() {
-            count(&self.shared.counters.residues);
             return false;
         }
         // Before: whoever is told that a write is done may submit one that has no room beside it.
@@ -113,7 +112,9 @@ impl<C> Outbox<C> {
             return;
         }
         if self.publisher.is_some() {
-            self.hand_over();
+            if !self.hand_over() {
+                count(&self.shared.counters.residues);
+            }
         } else {
             self.ended |= end;
             self.shared.counters.batch(ops);

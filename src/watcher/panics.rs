@@ -7,7 +7,7 @@ use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use crate::watcher::Batch;
+use crate::watcher::{Batch, Event, Outcome, Payload};
 
 #[derive(Default)]
 pub(crate) struct Panics(Cell<Option<Box<dyn Any + Send>>>);
@@ -22,9 +22,27 @@ impl Panics {
         caught.map_err(|panic| self.0.set(self.0.take().or(Some(panic)))).ok()
     }
 
-    /// Drops what nobody has taken.
+    /// Drops what nobody has taken, part by part.
     pub(crate) fn discard<C>(&self, batch: Batch<'_, C>) {
-        batch.for_each(|event| _ = self.put_off(|| drop(event)));
+        for event in batch {
+            let Event::Done { context, outcome, .. } = event else {
+                self.put_off(|| drop(event));
+                continue;
+            };
+            self.put_off(|| drop(context));
+            let payload = match outcome {
+                Outcome::Wrote(payload) => Some(payload),
+                Outcome::Failed(failure) => failure.buffer,
+                other => {
+                    self.put_off(|| drop(other));
+                    None
+                }
+            };
+            match payload {
+                Some(Payload::Many(pieces)) => pieces.into_iter().for_each(|piece| _ = self.put_off(|| drop(piece))),
+                other => _ = self.put_off(|| drop(other)),
+            }
+        }
     }
 
     /// Lets the first one go on, unless there is another already: two at once abort the process.

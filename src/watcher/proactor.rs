@@ -46,6 +46,8 @@ use crate::watcher::outcome::{Failure, Half};
 use crate::watcher::pool::Stash;
 use crate::watcher::queue::{Ops, Pending, Queues};
 use crate::watcher::shared::Shared;
+use crate::watcher::spent::Spent;
+use crate::watcher::starving::Starving;
 
 pub(crate) type Core = event_loop::Core<Queues, ListenerTag>;
 
@@ -55,14 +57,13 @@ pub(crate) struct Proactor<C> {
     pub(crate) ops: Ops<C>,
     pub(crate) outbox: Outbox<C>,
     pub(crate) stash: Stash,
-    /// Sessions with a pooled read that found no room.
-    starved: Vec<Key>,
+    pub(crate) starving: Starving,
     /// Sessions whose graceful close is under way, by token: its time bound, and the timer.
     pub(crate) closing: HashMap<u64, (u64, Armed)>,
     /// Bytes that came with a socket and were not read yet, by token.
     pub(crate) leftovers: HashMap<u64, Bytes>,
-    /// Of those, what is done with. Their drop may be the user's code, so it has to wait until nothing is in hand (G11).
-    pub(crate) unread: Vec<Bytes>,
+    /// Payloads that are done with.
+    pub(crate) spent: Spent,
     pub(crate) alarms: Alarms<C>,
     pub(crate) connects: Connects<C>,
     /// What is pending in the queues of writes, over all sessions.
@@ -80,10 +81,10 @@ impl<C> Proactor<C> {
             ops: Ops::new(),
             outbox,
             stash: Stash::new(shared.pool.clone()),
-            starved: Vec::new(),
+            starving: Starving::default(),
             closing: HashMap::new(),
             leftovers: HashMap::new(),
-            unread: Vec::new(),
+            spent: Spent::default(),
             alarms: Alarms::new(),
             connects: Connects::new(),
             writes: 0,
@@ -151,8 +152,10 @@ impl<C> Proactor<C> {
                     session.set(Flags::DATAGRAM);
                 }
                 self.register(core, &conn, session);
-                if let (Token::Session(token), false) = (conn.token(), leftover.is_empty()) {
-                    self.leftovers.insert(token, leftover);
+                match conn.token() {
+                    _ if leftover.is_empty() => {}
+                    Token::Session(token) => _ = self.leftovers.insert(token, leftover),
+                    _ => self.spent.push(leftover),
                 }
             }
             Submission::Timer { context, at, id } => self.alarms.start(&mut core.timers, context, at, id),
@@ -230,30 +233,7 @@ impl<C> Proactor<C> {
         }
     }
 
-    // --- what waits, what comes home ---
-
-    /// Remembers a session whose pooled read found the arena full.
-    pub(crate) fn starve(&mut self, session: &mut Session<Queues>, key: Key) {
-        if !session.has(Flags::STARVED) {
-            session.set(Flags::STARVED);
-            self.starved.push(key);
-            count(&self.shared.counters.starved);
-        }
-    }
-
-    /// Is there a fresh arena for those that wait for one? It comes with a hand-over.
-    fn can_feed(&mut self) -> bool {
-        !self.starved.is_empty() && self.outbox.filling().arena.is_fresh()
-    }
-
-    fn feed(&mut self, core: &mut Core) {
-        for key in std::mem::take(&mut self.starved) {
-            if let Some(session) = core.sessions.get_mut(key) {
-                session.clear(Flags::STARVED);
-                core.enqueue(key);
-            }
-        }
-    }
+    // --- what comes home ---
 
     /// Takes in the connections whose last handle is gone: they are closed gracefully.
     fn collect_returns(&mut self, core: &mut Core) {
@@ -337,8 +317,8 @@ impl<C> event_loop::Face for Proactor<C> {
     }
 
     fn publish(&mut self, core: &mut Core) -> bool {
+        self.drop_spent();
         self.advance_ending(core);
-        self.drop_unread();
         self.outbox.publish();
         if self.ending == Ending::Last && self.outbox.has_ended() {
             self.ending = Ending::Gone;
@@ -349,7 +329,7 @@ impl<C> event_loop::Face for Proactor<C> {
     fn busy(&mut self) -> bool {
         // Neither handles dropped by this thread within the turn nor its own submissions raise the gate.
         self.can_feed()
-            || self.connects.are_due()
+            || self.connects.are_due(|| self.shared.has_place())
             || (!self.shared.returns.is_empty() && !mutant("returns_overlooked"))
             || self.shared.inbox.has_local()
     }

@@ -149,6 +149,11 @@ impl<C> Shared<C> {
         fits
     }
 
+    /// Is there a place for a session, now?
+    pub(crate) fn has_place(&self) -> bool {
+        self.sessions.load(Ordering::Relaxed) < self.limits.sessions()
+    }
+
     /// Gives a session's place back.
     pub(crate) fn left(&self) {
         self.sessions.fetch_sub(1, Ordering::Relaxed);

@@ -76,7 +76,7 @@ impl<C> Submitter<C> {
     ///
     /// # Errors
     /// The socket comes back if it is none that can be delegated (a file, a listener, an unconnected socket), if there
-    /// are too many sessions, or if the loop is shut down.
+    /// are too many sessions, if the loop is shut down, or, on the thread of another loop, if the ring is full.
     pub fn delegate(&self, socket: impl Into<Socket>) -> Result<Conn<C>, DelegateError> {
         self.delegate_with(socket, Bytes::new())
     }
@@ -145,7 +145,8 @@ impl<C> Submitter<C> {
     /// accepting backs off for a moment, and both are counted; the listener lives on.
     ///
     /// # Errors
-    /// The socket comes back if it is not a listener, or the loop is shut down.
+    /// The socket comes back if it is not a listener, if the loop is shut down, or, on the thread of another loop, if the
+    /// ring is full.
     pub fn listen(&self, socket: impl Into<Socket>) -> Result<Listener<C>, DelegateError> {
         let socket = socket.into();
         let fail = |kind, socket| Err(DelegateError { kind, socket, leftover: Bytes::new() });
@@ -192,14 +193,15 @@ impl<C> Submitter<C> {
     /// Completes at once as [`Event::Posted`](crate::Event::Posted): how to interrupt a `wait`.
     ///
     /// # Errors
-    /// `Closed`, `TooMany`, and on a loop's own thread `Full`; the context comes back.
+    /// `Closed`, `TooMany`, and on the thread of another loop `Full`; the context comes back.
     pub fn post(&self, context: C) -> Result<(), SubmitError<C>> {
         self.0.submit_unbound(Submission::Post(context))
     }
 
-    /// Ends the loop. From now on everything is refused. Until `grace` is over, queued writes and graceful closes go
-    /// on (reads stay pending); then what is left completes as `Aborted`. `wait` hands out all of it, then says
-    /// `Closed`. Of several shutdowns the earliest deadline counts.
+    /// Ends the loop. From now on everything is refused. Queued writes and graceful closes go on until they are done, or
+    /// `grace` is over; then what is left completes as `Aborted`. The grace is theirs alone: with nothing to write the loop
+    /// ends at once, whatever reads, timers or connects are pending. `wait` hands out all of it, then says `Closed`. Of
+    /// several shutdowns the earliest deadline counts.
     pub fn shutdown(&self, grace: Duration) {
         self.0.inbox.shut_down(grace);
     }

@@ -4,9 +4,10 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::io::ErrorKind;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use bytes::Bytes;
 use gaio::sim::{Clock, Config, Peer, World};
 use gaio::{Conn, EmbeddedWatcher, Event, Half, Limits, OpError, Options, Outcome, Payload, Submitter};
 
@@ -142,8 +143,11 @@ pub(crate) fn received(peer: &Peer) -> Result<Vec<u8>, ErrorKind> {
     peer.recv(&mut buf).map(|len| buf[..len].to_vec()).map_err(|error| error.kind())
 }
 
-/// Bytes whose drop waits until it may, then panics.
-pub(crate) struct Bomb(pub(crate) Receiver<()>);
+/// Bytes whose drop says that it has begun, waits until it may go on, then panics.
+struct Bomb {
+    begun: Sender<()>,
+    go_on: Receiver<()>,
+}
 
 impl AsRef<[u8]> for Bomb {
     fn as_ref(&self) -> &[u8] {
@@ -153,7 +157,14 @@ impl AsRef<[u8]> for Bomb {
 
 impl Drop for Bomb {
     fn drop(&mut self) {
-        let _ = self.0.recv();
+        let _ = self.begun.send(());
+        let _ = self.go_on.recv();
         panic!("on purpose");
     }
+}
+
+/// The payload, a sign that its drop has begun, and the match to it.
+pub(crate) fn bomb() -> (Bytes, Receiver<()>, Sender<()>) {
+    let ((begun, has_begun), (light, go_on)) = (channel(), channel());
+    (Bytes::from_owner(Bomb { begun, go_on }), has_begun, light)
 }

@@ -1,8 +1,9 @@
 //! Everybody with work is served each turn: in a world where nothing goes wrong, no stream has a read that waits, and bytes
 //! for it, for longer than its edge may take, which a turn that is busy with its own thread's submissions leaves for the next
-//! one. A batch that is full is an excuse, so this looks only where it cannot be.
+//! one. A batch that is full is an excuse, so this looks only where it cannot be. A pooled read that finds the arena full has
+//! its turn when all that came before it have had theirs: one batch for each of them, at worst.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gaio::Limits;
 
@@ -14,8 +15,8 @@ const MOST: u64 = 3;
 
 #[derive(Debug, Default)]
 pub(crate) struct Served {
-    /// By operation: passes that have left it out.
-    left_out: BTreeMap<usize, u64>,
+    /// By operation: passes that have left it out, and how many connections have asked for room meanwhile, at most.
+    left_out: BTreeMap<usize, (u64, u64)>,
     pub(crate) possible: bool,
 }
 
@@ -33,9 +34,15 @@ fn due(floor: &Floor) -> Vec<usize> {
     let can_be_served = |(line, (id, verb)): (usize, (usize, Verb))| {
         let line = &floor.lines[line];
         let has_bytes = line.messages.is_none() && line.read < line.sent && line.ending.is_none() && !line.over;
-        (has_bytes && matches!(verb, Verb::Read | Verb::Leased | Verb::Readable)).then_some(id)
+        (has_bytes && matches!(verb, Verb::Read | Verb::Leased | Verb::Readable | Verb::Pooled)).then_some(id)
     };
     due.into_iter().filter_map(can_be_served).collect()
+}
+
+/// Connections on which there is a read that needs room in the arena, or may become one.
+fn crowd(floor: &Floor) -> u64 {
+    let pooled = floor.ops.values().filter(|op| matches!(op.verb, Verb::Pooled | Verb::Linked));
+    pooled.map(|op| op.line).collect::<BTreeSet<_>>().len() as u64
 }
 
 impl Served {
@@ -56,10 +63,12 @@ impl Served {
             return;
         }
         for id in due.into_iter().filter(|id| floor.ops.contains_key(id)) {
-            let passes = before.get(&id).copied().unwrap_or(0) + passes;
+            let (left_out, others) = before.get(&id).copied().unwrap_or_default();
+            let (passes, others) = (left_out + passes, others.max(crowd(floor)));
             let op = &floor.ops[&id];
-            assert!(passes <= MOST, "{id} is left out by {passes} passes: {op:?}, {:?}", floor.lines[op.line]);
-            self.left_out.insert(id, passes);
+            let most = if op.verb == Verb::Pooled { MOST + 2 * others } else { MOST };
+            assert!(passes <= most, "{id} is left out by {passes} passes: {op:?}, {:?}", floor.lines[op.line]);
+            self.left_out.insert(id, (passes, others));
         }
     }
 }

@@ -1,0 +1,65 @@
+//! Payloads that nobody gets back: what a linked write has sent, and what is left of the bytes that came with a socket.
+//!
+//! Their drop may be the user's code, the owner of a `Bytes`. In the middle of a turn its panic would leave an operation in
+//! two queues, or in none; so they wait for the end of the turn, when nothing is in hand (G11). What it submits, or a
+//! shutdown that it asks for, is seen before the loop ends.
+
+use bytes::Bytes;
+
+use crate::watcher::ending::Ending;
+use crate::watcher::panics::Panics;
+use crate::watcher::proactor::Proactor;
+
+#[derive(Debug, Default)]
+pub(crate) struct Spent {
+    whole: Vec<Bytes>,
+    /// Each as it was submitted: so its memory goes with it.
+    pieces: Vec<Vec<Bytes>>,
+}
+
+impl Spent {
+    #[inline]
+    pub(crate) fn push(&mut self, bytes: Bytes) {
+        self.whole.push(bytes);
+    }
+
+    pub(crate) fn push_pieces(&mut self, pieces: Vec<Bytes>) {
+        self.pieces.push(pieces);
+    }
+
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.whole.is_empty() && self.pieces.is_empty()
+    }
+
+    /// The next one. Those behind it stay here, however its drop ends.
+    fn next(&mut self) -> Option<Bytes> {
+        while let Some(pieces) = self.pieces.last_mut() {
+            if let Some(piece) = pieces.pop() {
+                return Some(piece);
+            }
+            self.pieces.pop();
+        }
+        self.whole.pop()
+    }
+}
+
+impl<C> Proactor<C> {
+    /// Drops what is done with. Not while the loop ends: what is there then goes with the loop itself, when all it had to
+    /// say has been handed over.
+    #[inline]
+    pub(crate) fn drop_spent(&mut self) {
+        if !self.spent.is_empty() && matches!(self.ending, Ending::No | Ending::Grace(_)) {
+            while let Some(bytes) = self.spent.next() {
+                drop(bytes);
+            }
+        }
+    }
+
+    /// The same, when the loop is over: one by one, since two panics at once would abort the process.
+    pub(crate) fn drop_last(&mut self, panics: &Panics) {
+        while let Some(bytes) = self.spent.next() {
+            panics.put_off(|| drop(bytes));
+        }
+    }
+}
