@@ -48,7 +48,7 @@ impl Flags {
     /// A pooled read waits for room in the arena.
     pub(crate) const STARVED: Self = Self(256);
     /// Whether a hang-up is a reset was asked since the last edge of one.
-    pub(crate) const ASKED: Self = Self(1024);
+    pub(crate) const ASKED: Self = Self(8192);
     /// Bytes that came with the socket have not all been read.
     pub(crate) const LEFTOVER: Self = Self(512);
     /// There may be room now, for it before others.
