@@ -83,7 +83,7 @@ impl Body {
     }
 
     /// Is there a piece of a vectored write that is not out?
-    pub(crate) const fn has_pieces(&self) -> bool {
+    pub(crate) fn has_pieces(&self) -> bool {
         matches!(self, Self::WriteMany { piece, pieces, .. } if (*piece as usize) < pieces.len())
     }
 
@@ -204,7 +204,7 @@ impl Body {
 
     /// Is there nothing to [`prepare`](Self::prepare)? `len` bytes are to be written.
     #[inline(always)]
-    pub(crate) const fn is_plain(&self, len: usize) -> bool {
+    pub(crate) fn is_plain(&self, len: usize) -> bool {
         match self {
             Self::Read(_) | Self::ReadExact(..) | Self::ShutdownWrite => false,
             // As many as can be counted.
