@@ -171,7 +171,6 @@ impl Output {
         }
     }
 
-    /// Worth keeping, empty, for whoever writes next?
     /// Bytes of heap, if it is empty.
     pub(crate) fn capacity(&self) -> usize {
         self.pieces.capacity() * size_of::<Piece>() + self.spare.capacity()
@@ -290,6 +289,58 @@ mod tests {
                 let all = shared + kept.pieces.capacity() * size_of::<Piece>();
                 assert!(all <= 5 * kept.queued(), "{kinds} of {size}: {all} B for {} B", kept.queued());
             }
+        }
+    }
+
+    /// The answer that is a part of the question: one run, whichever part, and with no piece to remember it by.
+    #[test]
+    fn a_run_of_the_input_needs_no_piece() {
+        let buffer: Vec<u8> = (0..200).collect();
+        let input = &buffer[..100];
+        let mut output = Output::default();
+        output.write(&input[5..20], input);
+        output.write(&input[20..30], input);
+        assert_eq!((output.only_run(input), output.pieces.len()), (Some(&input[5..30]), 0));
+        output.advance(10, input);
+        assert_eq!(output.only_run(input), Some(&input[15..30]));
+        assert_eq!(output.take(input), input[15..30]);
+        // What begins in it and goes on behind it is none of it.
+        output.write(&buffer[90..110], input);
+        assert_eq!((output.only_run(input), output.pieces.len()), (None, 1));
+        assert_eq!(output.take(input), buffer[90..110]);
+    }
+
+    #[test]
+    fn no_more_slices_and_bytes_than_are_asked_for() {
+        let input: Vec<u8> = (0..100).collect();
+        let shared = Bytes::from(vec![7; WORTH_KEEPING]);
+        let mut output = Output::default();
+        output.write(&input[..10], &input);
+        (0..3_000).for_each(|_| output.write_bytes(shared.clone()));
+        assert_eq!(output.slices(&input, usize::MAX).len(), MAX_SLICES);
+        let sizes = |most| output.slices(&input, most).iter().map(|slice| slice.len()).collect::<Vec<_>>();
+        assert_eq!(sizes(9), [9]);
+        assert_eq!(sizes(10), [10]);
+        assert_eq!(sizes(15), [10, 5]);
+        assert_eq!(sizes(10 + 2 * WORTH_KEEPING), [10, WORTH_KEEPING, WORTH_KEEPING]);
+        output.advance(10 + WORTH_KEEPING + 1, &input);
+        let whole = output.queued();
+        assert_eq!(whole, 2_999 * WORTH_KEEPING - 1);
+        assert_eq!(output.take(&input), vec![7; whole], "in several calls");
+    }
+
+    #[test]
+    fn copies_are_gathered_and_their_memory_is_used_again_if_it_is_not_large() {
+        let mut output = Output::default();
+        (0..100).for_each(|_| output.write(&[7; 200], &[]));
+        assert_eq!(output.pieces.len(), 2, "of 20 000 bytes");
+        output.take(&[]);
+        output.clear();
+        for (size, kept) in [(3 * PIECE, false), (PIECE + PIECE / 2, true)] {
+            let mut output = Output::default();
+            output.write(&vec![7; size], &[]);
+            output.take(&[]);
+            assert_eq!(output.spare.capacity() > 0, kept, "{size}");
         }
     }
 
