@@ -960,3 +960,65 @@ fn a_turn_that_leaves_something_to_do_says_so() {
     desk.settle();
     assert_eq!(opens.take(), [Seen::Open]);
 }
+
+/// A timer that has rung is not there any more; the others are.
+#[test]
+fn a_timer_can_be_cancelled_after_another_has_rung() {
+    let mut desk = desk();
+    let (log, _peer) = desk.session(Scripted::quiet(Expect::any()));
+    log.send(order(|io| {
+        (1..=3).for_each(|name| io.timer(name, SECOND * name as u32));
+        Then::Stay
+    }));
+    desk.settle();
+    desk.pass(SECOND + TICK);
+    log.send(order(|io| {
+        io.cancel_timer(1);
+        io.cancel_timer(2);
+        Then::Stay
+    }));
+    desk.settle();
+    desk.pass(10 * SECOND);
+    let expected = [Seen::Message("order"), Seen::Timer(1), Seen::Message("order"), Seen::Timer(3)];
+    assert_eq!(log.take(), expected);
+}
+
+/// Limits are the most that may be, not the first that may not.
+#[test]
+fn limits_are_met_to_the_byte() {
+    let mut desk = desk_with(
+        |_| (),
+        |limits| {
+            (limits.low_water, limits.high_water, limits.output) = (10, 100, 300);
+            limits.close_drain = 100;
+        },
+    );
+    let write = |n: usize| {
+        order(move |io| {
+            io.write(&vec![7; n]);
+            Then::Stay
+        })
+    };
+    let (log, peer) = desk.session(Scripted::quiet(Expect::exactly(1)));
+    log.send(write(300));
+    desk.settle();
+    assert_eq!(received(&peer).unwrap().len(), 300);
+    let (over, _other) = desk.session(Scripted::quiet(Expect::any()));
+    over.send(write(301));
+    desk.settle();
+    assert_eq!(over.end().as_deref(), Some("too much output queued"));
+    // Frames are counted as they are handed over.
+    let before = desk.rig.hub.counters().frames;
+    peer.send(b"12345").unwrap();
+    desk.settle();
+    assert_eq!(desk.rig.hub.counters().frames - before, 5);
+    // So much is thrown away for the peer's end.
+    log.send(order(|_| Then::Close));
+    desk.settle();
+    for (more, open) in [(&[0; 60][..], true), (&[0; 40], true), (&[0], false)] {
+        peer.send(more).unwrap();
+        desk.settle();
+        assert_eq!(log.end().is_none(), open);
+    }
+    assert_eq!(desk.rig.hub.counters().closed_hard, 1);
+}
