@@ -12,7 +12,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use bytes::Bytes;
 use desk::{Desk, bomb, desk, desk_with};
 use gaio::sim::{Remote, World};
 use gaio::{

@@ -967,7 +967,7 @@ fn a_timer_can_be_cancelled_after_another_has_rung() {
     let mut desk = desk();
     let (log, _peer) = desk.session(Scripted::quiet(Expect::any()));
     log.send(order(|io| {
-        (1..=3).for_each(|name| io.timer(name, SECOND * name as u32));
+        (1..=3u32).for_each(|name| io.timer(name.into(), SECOND * name));
         Then::Stay
     }));
     desk.settle();

@@ -218,6 +218,7 @@ pub use config::{Clock, Config};
 pub use faults::{Dice, Fault, Faults};
 pub use lockstep::Rest;
 pub use peer::Peer;
+pub use permit::Calls;
 pub use remote::{Attempt, Remote};
 #[cfg(not(loom))]
 pub use seeds::{Ran, seeds};

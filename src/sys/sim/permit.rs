@@ -34,6 +34,32 @@ pub(super) enum Verb {
     Wait,
 }
 
+/// System calls that were made on sockets, each try counted: what costs most on a real system.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[non_exhaustive]
+pub struct Calls {
+    /// Receives.
+    pub receives: u64,
+    /// Looks at what there is to receive, which leave it there.
+    pub looks: u64,
+    /// Sends.
+    pub sends: u64,
+    /// Accepts.
+    pub accepts: u64,
+}
+
+impl Calls {
+    const fn count(&mut self, verb: Verb) {
+        match verb {
+            Verb::Recv => self.receives += 1,
+            Verb::Peek => self.looks += 1,
+            Verb::Send => self.sends += 1,
+            Verb::Accept => self.accepts += 1,
+            Verb::Connect | Verb::Connected | Verb::Register | Verb::Wait => {}
+        }
+    }
+}
+
 impl State {
     /// Does this fault happen now? Then it counts.
     pub(super) fn befalls(&mut self, fault: Fault) -> bool {
@@ -66,6 +92,7 @@ impl State {
         wanted: usize,
         act: impl FnOnce(&mut Self, usize) -> Result<R, Errno>,
     ) -> Result<R, Errno> {
+        self.calls.count(verb);
         let answer = self.permit(verb, descriptor, wanted).and_then(|most| {
             let answer = act(self, most);
             if verb == Verb::Recv && most < wanted && answer.is_ok() {

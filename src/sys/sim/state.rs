@@ -7,7 +7,7 @@ use super::addresses::{Addresses, Listener};
 use super::config::Config;
 use super::connection::{Connection, Side};
 use super::faults::Fault;
-use super::permit::{Late, Verb};
+use super::permit::{Calls, Late, Verb};
 
 /// The number of a descriptor: an index into the table, and the lowest that is free.
 pub(super) type Descriptor = usize;
@@ -77,6 +77,7 @@ pub(super) struct State {
     pub(super) late: VecDeque<Late>,
     /// Faults that have happened, by kind.
     pub(super) tally: [u64; Fault::ALL.len()],
+    pub(super) calls: Calls,
     /// Waits in a row that had nothing to tell, while no call moved anything and the time stood still.
     pub(super) waits_in_vain: u32,
     pub(super) traced: bool,
@@ -93,6 +94,7 @@ impl State {
             stirred: false,
             late: VecDeque::new(),
             tally: [0; Fault::ALL.len()],
+            calls: Calls::default(),
             waits_in_vain: 0,
             traced: std::env::var_os("GAIO_SIM_TRACE").is_some(),
         }

@@ -16,6 +16,7 @@ use super::faults::Fault;
 use super::lockstep::Held;
 use super::lockstep::Lockstep;
 use super::peer::Peer;
+use super::permit::Calls;
 use super::remote::Remote;
 use super::socket::Socket;
 use super::state::{Descriptor, State};
@@ -359,6 +360,12 @@ impl World {
     pub fn faults(&self) -> [(Fault, u64); Fault::ALL.len()] {
         let tally = self.shared.lock().tally;
         Fault::ALL.map(|fault| (fault, tally[fault as usize]))
+    }
+
+    /// The system calls that were made on sockets so far: for tests of what an answer costs.
+    #[must_use]
+    pub fn calls(&self) -> Calls {
+        self.shared.lock().calls
     }
 
     /// How many descriptors are open: sockets, selectors, wakers and reserves. The ends that tests hold don't count.
