@@ -304,12 +304,10 @@ fn a_write_to_a_peer_that_is_gone_ends_the_session_with_the_systems_reason() {
         let end = rig.end_of(&log);
         assert!(end.contains("reset") || end.contains("Broken pipe"), "{end}");
         assert_eq!(rig.hub.counters().ended_by_system, 1);
-        // One that does not write is told as well, whether it reads or not.
-        for expect in [Expect::any(), Expect::nothing()] {
-            let (log, peer) = adopt(&mut rig, Net::Tcp, Scripted::quiet(expect));
-            reset(peer);
-            assert!(rig.end_of(&log).contains("reset"));
-        }
+        // One that reads is told at once.
+        let (log, peer) = adopt(&mut rig, Net::Tcp, Scripted::quiet(Expect::any()));
+        reset(peer);
+        assert!(rig.end_of(&log).contains("reset"));
     });
 }
 

@@ -47,8 +47,6 @@ impl Flags {
     pub(crate) const BULK: Self = Self(128);
     /// A pooled read waits for room in the arena.
     pub(crate) const STARVED: Self = Self(256);
-    /// Whether a hang-up is a reset was asked since the last edge of one.
-    pub(crate) const ASKED: Self = Self(8192);
     /// Bytes that came with the socket have not all been read.
     pub(crate) const LEFTOVER: Self = Self(512);
     /// There may be room now, for it before others.
@@ -122,22 +120,10 @@ impl<S> Session<S> {
     /// An edge came.
     pub(crate) const fn note(&mut self, bits: Bits) {
         self.ready |= bits.to_byte();
-        if bits.contains(Bits::HANGUP) {
-            self.clear(Flags::ASKED);
-        }
     }
 
     pub(crate) const fn readable(&self) -> bool {
         self.ready & Bits::READABLE.to_byte() != 0 || self.flags & (Flags::EOF.0 | Flags::LEFTOVER.0) != 0
-    }
-
-    /// Has the peer reset the connection, for all that is known without reading? Asks once for each edge.
-    pub(crate) fn is_reset(&mut self) -> Option<Errno> {
-        if self.ready & Bits::HANGUP.to_byte() == 0 || self.has(Flags::ASKED) {
-            return None;
-        }
-        self.set(Flags::ASKED);
-        if let Verb::Failed(errno) = self.peek() { Some(errno) } else { None }
     }
 
     pub(crate) const fn writable(&self) -> bool {

@@ -111,9 +111,9 @@ impl Expect {
         Self::new(What::Custom)
     }
 
-    /// Nothing: reading stops until another callback leads to another state. The peer's sends back up meanwhile. Its end of
-    /// stream waits behind them; of a reset the session is told at once, unless unread input is in front of it:
-    /// [`idle_within`](Self::idle_within) bounds the wait for somebody who may have gone.
+    /// Nothing: reading stops until another callback leads to another state. The peer's sends back up meanwhile, and its end
+    /// waits behind them, be it a reset: only a write finds out. So [`idle_within`](Self::idle_within) is what bounds the wait
+    /// for somebody who may have gone.
     #[must_use]
     pub const fn nothing() -> Self {
         Self::new(What::Nothing)

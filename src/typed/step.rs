@@ -91,14 +91,7 @@ impl<P: Protocol> Sessions<P> {
             }
             let machine = &session.state.machine;
             let unfed = machine.is_unfed();
-            if !machine.wants_input() {
-                // Nothing else would tell it that the peer is gone.
-                if let Some(errno) = session.is_reset() {
-                    return Err(End::Os(errno.into()).into());
-                }
-                break Step::Idle;
-            }
-            if !unfed && (!session.readable() || machine.eof_told) {
+            if !unfed && (!session.readable() || machine.eof_told) || !machine.wants_input() {
                 break Step::Idle;
             }
             if frames == 0 || bytes == 0 {
