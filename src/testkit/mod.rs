@@ -193,9 +193,8 @@ impl<P: Protocol> Bench<P> {
         self.after(Ok(()));
     }
 
-    /// The peer resets the connection. The session ends as [`End::Os`] (`ConnectionReset`): behind the frames that have
-    /// arrived, or as soon as it writes. Where it pauses bytes may have arrived since: then it learns of the reset
-    /// behind them.
+    /// The peer resets the connection. The session ends as [`End::Os`] when it next looks: behind the frames that have
+    /// arrived, or when it writes. Where it pauses, and writes nothing, it does not look.
     pub fn reset(&mut self) {
         self.world.torn = true;
         self.after(Ok(()));
