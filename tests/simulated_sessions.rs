@@ -1033,3 +1033,22 @@ fn limits_are_met_to_the_byte() {
     }
     assert_eq!(desk.rig.hub.counters().closed_hard, 1);
 }
+
+/// Room is told of below the low-water mark, not as soon as the high one is no longer exceeded.
+#[test]
+fn room_is_told_of_at_the_low_mark() {
+    let mut desk = desk_with(|config| config.buffer = 100, |limits| (limits.low_water, limits.high_water) = (20, 100));
+    let (log, peer) = desk.session(Scripted::quiet(Expect::any()));
+    log.send(order(|io| {
+        io.write(&[7; 250]);
+        Then::Stay
+    }));
+    desk.settle();
+    assert_eq!(log.take(), [Seen::Message("order")]);
+    // 150 wait, then 50, then none.
+    for expected in [vec![], vec![Seen::Drained]] {
+        assert_eq!(received(&peer).unwrap().len(), 100);
+        desk.settle();
+        assert_eq!(log.take(), expected);
+    }
+}
