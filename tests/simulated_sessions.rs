@@ -1052,3 +1052,26 @@ fn room_is_told_of_at_the_low_mark() {
         assert_eq!(log.take(), expected);
     }
 }
+
+/// Who leaves while a broadcast goes on in later turns is not told any more, and owed nothing.
+#[test]
+fn a_broadcast_passes_over_who_has_left_since() {
+    let mut desk = desk_with(|_| (), |limits| limits.messages_per_turn = 1);
+    let leaves = |seen: &Seen, io: &mut gaio::Io<'_, Scripted>| {
+        match seen {
+            Seen::Open => io.join(1),
+            Seen::Frame(_) => io.leave(1),
+            _ => {}
+        }
+        Then::Stay
+    };
+    let all: Vec<_> = (0..3).map(|_| desk.session(Scripted::new(Expect::any(), leaves))).collect();
+    desk.rig.hub.broadcast(1, note("to all")).map_err(drop).unwrap();
+    desk.rig.sessions.turn(Some(Duration::ZERO)).unwrap();
+    all[2].1.send(b"bye").unwrap();
+    desk.settle();
+    assert_eq!(all[0].0.take(), [Seen::Message("to all")]);
+    assert_eq!(all[1].0.take(), [Seen::Message("to all")]);
+    assert_eq!(all[2].0.take(), [frame(b"bye")]);
+    assert_eq!(desk.rig.hub.counters().undelivered, 0);
+}

@@ -5,7 +5,7 @@
 //!                └─ broadcast ──► fan: its members, one after the other ──► callback
 //! ```
 //!
-//! A broadcast goes to those who are members when it is taken up. Where the budget ends, be it in the middle of a fan, the turn
+//! A broadcast goes to those who are members when it is taken up, and still are when it reaches them. Where the budget ends, be it in the middle of a fan, the turn
 //! goes on to serve sessions; what is left, and all behind it, waits for the next turn in its order (G2, G8). So a ring whose loop
 //! is kept busy by messages fills up, and says so to those who send.
 
@@ -18,10 +18,13 @@ use crate::typed::protocol::Protocol;
 
 /// A broadcast that is being handed out.
 struct Fan<M> {
+    group: u64,
     message: M,
     copy: fn(&M) -> M,
     /// Members that have had it.
     done: usize,
+    /// It goes on in another turn than it began in: who was a member may have left since.
+    resumed: bool,
 }
 
 /// What is left to do of the commands that were taken up.
@@ -85,7 +88,7 @@ impl<P: Protocol> Sessions<P> {
             Command::Broadcast { group, message, copy } => {
                 self.delivery.members.clear();
                 self.delivery.members.extend(self.groups.get(&group).into_iter().flatten());
-                self.delivery.fan = Some(Fan { message, copy, done: 0 });
+                self.delivery.fan = Some(Fan { group, message, copy, done: 0, resumed: false });
                 self.fan_out(core, budget);
             }
             Command::Adopt(newcomer) => self.take_in(core, *newcomer, false),
@@ -103,8 +106,13 @@ impl<P: Protocol> Sessions<P> {
         let Some(mut fan) = self.delivery.fan.take() else { return };
         while let Some(token) = self.delivery.members.get(fan.done).copied() {
             if *budget == 0 {
+                fan.resumed = true;
                 self.delivery.fan = Some(fan);
                 return;
+            }
+            if fan.resumed && !self.groups.get(&fan.group).is_some_and(|members| members.contains(&token)) {
+                fan.done += 1;
+                continue;
             }
             *budget -= 1;
             fan.done += 1;
