@@ -9,12 +9,13 @@
 mod desk;
 
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use desk::{Desk, Got, MILLISECOND, TICK, bomb, bytes, desk, desk_with, owned, received};
 use gaio::sim::{Clock, Peer, World};
-use gaio::{Conn, Event, Half, Limits, NextTurn, Options, Outcome, Payload, WaitError, Watcher};
+use gaio::{Conn, Event, Half, Limits, Listener, NextTurn, Options, Outcome, Payload, WaitError, Watcher};
 
 /// The ways to read, each with room for `n` bytes at least.
 #[derive(Clone, Copy, Debug)]
@@ -350,14 +351,20 @@ fn a_sleeping_loop_sleeps_to_its_deadline() {
     assert!(desk.submitter.counters().polls <= before + 2, "an idle loop does not spin");
 }
 
-#[test]
-fn without_descriptors_a_peer_is_told_and_accepting_waits_in_virtual_time() {
+/// A loop that listens, and for which there are no descriptors any more; and how many there are.
+fn without_descriptors() -> (Desk, Listener<u32>, SocketAddr, usize) {
     let mut desk = desk();
     let (socket, addr) = desk.world.listener();
-    let _listener = desk.submitter.listen(socket).unwrap();
+    let listener = desk.submitter.listen(socket).unwrap();
     assert_eq!(desk.events(), []);
     let open = desk.world.open_descriptors();
     desk.world.configure(|config| config.descriptors = open);
+    (desk, listener, addr, open)
+}
+
+#[test]
+fn without_descriptors_a_peer_is_told_and_accepting_waits_in_virtual_time() {
+    let (mut desk, _listener, addr, open) = without_descriptors();
     let peers = [desk.world.connect(addr).unwrap(), desk.world.connect(addr).unwrap()];
     assert_eq!(desk.events(), []);
     let counters = desk.submitter.counters();
@@ -377,12 +384,7 @@ fn without_descriptors_a_peer_is_told_and_accepting_waits_in_virtual_time() {
 /// although there are no more descriptors than before; and whoever comes then makes an edge.
 #[test]
 fn without_descriptors_and_without_anyone_who_waits_the_loop_sleeps() {
-    let mut desk = desk();
-    let (socket, addr) = desk.world.listener();
-    let _listener = desk.submitter.listen(socket).unwrap();
-    assert_eq!(desk.events(), []);
-    let open = desk.world.open_descriptors();
-    desk.world.configure(|config| config.descriptors = open);
+    let (mut desk, _listener, addr, _) = without_descriptors();
     for round in 1..4 {
         let peer = desk.world.connect(addr).unwrap();
         assert_eq!(desk.events(), []);

@@ -7,18 +7,8 @@
 #[path = "support/desk.rs"]
 mod desk;
 
-use std::time::Duration;
-
-use desk::{Desk, Got, desk_with, of, received};
+use desk::{Desk, desk, of_context, received};
 use gaio::Conn;
-
-fn turn(desk: &mut Desk) -> Vec<(u32, Got)> {
-    desk.watcher.turn(Some(Duration::ZERO)).unwrap().map(of).collect()
-}
-
-fn of_context(events: &[(u32, Got)], context: u32) -> usize {
-    events.iter().filter(|event| event.0 == context).count()
-}
 
 /// One receive and one send per message, whatever the operations: a short read proves that there is no more, and only an
 /// edge makes the loop look again. Idle, it makes no call at all.
@@ -31,20 +21,20 @@ fn a_message_and_its_answer_are_two_calls() {
         ("leased", |conn| conn.read_leased().submit_with(1).unwrap()),
     ];
     for (name, read) in ways {
-        let mut desk = desk_with(|_| (), |_| ());
+        let mut desk = desk();
         let (conn, peer) = desk.conn();
         read(&conn);
-        turn(&mut desk);
+        desk.turn();
         let before = desk.world.calls();
         for _ in 0..20 {
             peer.send(b"hello").unwrap();
-            assert_eq!(of_context(&turn(&mut desk), 1), 1, "{name}");
+            assert_eq!(of_context(&desk.turn(), 1), 1, "{name}");
             conn.write(b"world").submit_with(2).unwrap();
             read(&conn);
-            assert_eq!(of_context(&turn(&mut desk), 2), 1, "{name}");
+            assert_eq!(of_context(&desk.turn(), 2), 1, "{name}");
             assert_eq!(received(&peer).unwrap(), b"world");
             for _ in 0..3 {
-                turn(&mut desk);
+                desk.turn();
             }
         }
         let after = desk.world.calls();
@@ -53,21 +43,21 @@ fn a_message_and_its_answer_are_two_calls() {
     }
 }
 
-/// Where a short read proves nothing there is one receive more, and that is all: a Unix socket, a peer that has ended, an
-/// urgent byte, a datagram, a buffer that was filled.
+/// Where a short read proves nothing there is one receive more, and that is all: a Unix socket, a buffer that was filled, a
+/// peer that has ended, an urgent byte, a datagram.
 #[test]
 fn where_a_short_read_proves_nothing_one_more_does() {
-    let mut desk = desk_with(|_| (), |_| ());
+    let mut desk = desk();
     let read = |conn: &Conn<u32>, n| conn.read(Vec::with_capacity(n)).submit_with(1).unwrap();
     let cost = |desk: &mut Desk, conn: &Conn<u32>, n, act: &dyn Fn()| {
         read(conn, n);
-        turn(desk);
+        desk.turn();
         let before = desk.world.calls().receives;
         act();
-        assert_eq!(of_context(&turn(desk), 1), 1);
+        assert_eq!(of_context(&desk.turn(), 1), 1);
         read(conn, n);
         for _ in 0..3 {
-            turn(desk);
+            desk.turn();
         }
         desk.world.calls().receives - before
     };
@@ -81,9 +71,18 @@ fn where_a_short_read_proves_nothing_one_more_does() {
         peer.shutdown_write().unwrap();
     };
     assert_eq!(cost(&mut desk, &conn, 64, &ends), 2, "the end behind it");
+    let (urgent, other) = desk.conn();
+    let marks = || {
+        other.send(b"hello").unwrap();
+        other.send_urgent();
+    };
+    assert_eq!(cost(&mut desk, &urgent, 64, &marks), 2, "an urgent byte");
+    let (socket, other) = desk.world.udp_pair();
+    let datagrams = desk.submitter.delegate(socket).unwrap();
+    assert_eq!(cost(&mut desk, &datagrams, 64, &|| drop(other.send(b"hello"))), 2, "a datagram");
     // The end is remembered.
     let before = desk.world.calls().receives;
     read(&conn, 64);
-    turn(&mut desk);
+    desk.turn();
     assert_eq!(desk.world.calls().receives, before);
 }

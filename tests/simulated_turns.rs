@@ -10,22 +10,14 @@ mod desk;
 use std::time::Duration;
 
 use bytes::Bytes;
-use desk::{Desk, Got, bytes, desk_with, of, received};
+use desk::{Desk, Got, bytes, desk_with, of_context, received};
 use gaio::{Conn, Event, Half, Outcome, SubmitErrorKind};
 
 /// What one call brings, which may take two turns: how many it took.
 fn turns(desk: &mut Desk) -> (Vec<(u32, Got)>, usize) {
     let before = desk.submitter.counters().turns;
-    let events = turn(desk);
+    let events = desk.turn();
     (events, usize::try_from(desk.submitter.counters().turns - before).unwrap())
-}
-
-fn turn(desk: &mut Desk) -> Vec<(u32, Got)> {
-    desk.watcher.turn(Some(Duration::ZERO)).unwrap().map(of).collect()
-}
-
-fn of_context(events: &[(u32, Got)], context: u32) -> usize {
-    events.iter().filter(|event| event.0 == context).count()
 }
 
 // --- budgets -----------------------------------------------------------------------------------------------------
@@ -167,9 +159,9 @@ fn a_new_read_does_not_overtake_those_that_wait() {
     peer.send(b"x").unwrap();
     assert_eq!(desk.events(), []);
     feeder.send(&[7; 10]).unwrap();
-    assert_eq!(turn(&mut desk).len(), 2);
+    assert_eq!(desk.turn().len(), 2);
     new.read_pooled().submit_with(2).unwrap();
-    let contexts: Vec<u32> = turn(&mut desk).iter().map(|event| event.0).collect();
+    let contexts: Vec<u32> = desk.turn().iter().map(|event| event.0).collect();
     assert_eq!(contexts, [1, 2], "in its turn, behind the one that was there before");
     assert_eq!(desk.events().len(), 7);
 }
@@ -189,7 +181,7 @@ fn a_batch_has_its_size_and_whatever_finds_it_full_comes_later() {
             peer.send(b"abc").unwrap();
         }
         for context in 0..4 {
-            assert_eq!(turn(&mut desk), [(context, bytes(b"abc"))]);
+            assert_eq!(desk.turn(), [(context, bytes(b"abc"))]);
         }
         // As they are submitted, too.
         for (context, (conn, peer)) in (0..).zip(&all) {
@@ -201,7 +193,7 @@ fn a_batch_has_its_size_and_whatever_finds_it_full_comes_later() {
             conn.read_pooled().submit_with(context).unwrap();
         }
         for context in 0..4 {
-            assert_eq!(turn(&mut desk), [(context, bytes(b"def"))]);
+            assert_eq!(desk.turn(), [(context, bytes(b"def"))]);
         }
         assert_eq!(desk.events(), []);
     }
@@ -215,7 +207,7 @@ fn a_listener_stops_while_too_many_wait_to_be_taken() {
     assert_eq!(desk.events(), []);
     let _peers = [(); 5].map(|()| desk.world.connect(addr).unwrap());
     for expected in [2, 2, 1] {
-        assert_eq!(turn(&mut desk), [(); 2].map(|()| (u32::MAX, Got::Accepted))[..expected]);
+        assert_eq!(desk.turn(), [(); 2].map(|()| (u32::MAX, Got::Accepted))[..expected]);
     }
 }
 
@@ -233,7 +225,7 @@ fn behind_a_starved_read_that_was_given_up_nobody_waits() {
     conn.cancel(id).unwrap();
     conn.read(Vec::with_capacity(8)).submit_with(3).unwrap();
     let cancelled = Got::Failed(Half::Read, 0, "Cancelled".into());
-    assert_eq!(turn(&mut desk), [(1, bytes(b"all of i")), (2, cancelled), (3, bytes(b"hello"))]);
+    assert_eq!(desk.turn(), [(1, bytes(b"all of i")), (2, cancelled), (3, bytes(b"hello"))]);
     assert_eq!(desk.submitter.counters().starved, 1);
 }
 

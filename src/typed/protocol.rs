@@ -128,7 +128,8 @@ pub trait Protocol: Sized + Send + 'static {
         let _ = (why, io);
     }
 
-    /// A time limit of what the state expects has passed. Default: close. If the session goes on, the limit begins anew.
+    /// A time limit of what the state expects has passed. Default: close. A session that closes here ends as
+    /// [`End::TimedOut`]; if it goes on, the limit begins anew.
     fn on_timeout(self, limit: TimeLimit, io: &mut Io<'_, Self>) -> Next<Self> {
         let _ = (limit, io);
         Next::Close(self)

@@ -333,8 +333,11 @@ impl<P: Protocol> Hub<P> {
     /// Sends a message to all sessions of the loop that have [joined](crate::Io::join) this group: one submission, however
     /// many they are. It is cloned for each of them on the loop's thread; a panic of `clone` ends that session alone.
     ///
+    /// It is for those who are members when the loop takes it up. A large group is told in several turns
+    /// ([`messages_per_turn`](SessionLimits::messages_per_turn)); who leaves meanwhile is passed over.
+    ///
     /// # Errors
-    /// The message comes back, if the loop is behind or shut down.
+    /// The message comes back, if the loop is behind or shut down (on its own thread: if no session is left, either).
     pub fn broadcast(&self, group: u64, message: P::Message) -> Result<(), (SendErrorKind, P::Message)>
     where
         P::Message: Clone,

@@ -119,14 +119,19 @@ impl Desk {
         (self.submitter.delegate(socket).unwrap(), peer)
     }
 
+    /// What one look brings, without time passing.
+    pub(crate) fn turn(&mut self) -> Vec<(u32, Got)> {
+        self.watcher.turn(Some(Duration::ZERO)).unwrap().map(of).collect()
+    }
+
     /// What there is without time passing: turns until two of them bring nothing.
     pub(crate) fn events(&mut self) -> Vec<(u32, Got)> {
         let mut got = Vec::new();
         let mut quiet = 0;
         while quiet < 2 {
-            let batch = self.watcher.turn(Some(Duration::ZERO)).unwrap();
-            quiet = if batch.len() == 0 { quiet + 1 } else { 0 };
-            got.extend(batch.map(of));
+            let events = self.turn();
+            quiet = if events.is_empty() { quiet + 1 } else { 0 };
+            got.extend(events);
         }
         got
     }
@@ -135,6 +140,10 @@ impl Desk {
         self.world.advance(time);
         self.events()
     }
+}
+
+pub(crate) fn of_context(events: &[(u32, Got)], context: u32) -> usize {
+    events.iter().filter(|event| event.0 == context).count()
 }
 
 /// What lies ready for the peer.
