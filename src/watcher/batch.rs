@@ -198,7 +198,8 @@ impl<'w, C> Batch<'w, C> {
 impl<'w, C> Iterator for Batch<'w, C> {
     type Item = Event<'w, C>;
 
-    #[inline]
+    // Into the caller's loop: an event that is matched at once need not be moved there first.
+    #[inline(always)]
     fn next(&mut self) -> Option<Event<'w, C>> {
         Some(match self.items.pop_front()? {
             Item::Done { conn, context, outcome } => {
