@@ -1,14 +1,15 @@
 //! The proactor: the state machine that lives on each connection of the first face, and its output.
 //!
-//! A session's state is two queues of pending operations, one per direction. An operation in hand is tried at once,
-//! and stored only if it must wait: an idle session owns nothing, a pending operation one entry of the slab.
+//! A session's state is two queues of pending operations, one per direction. An idle session owns nothing, a pending
+//! operation one entry of the store; there it is tried, and from there it completes.
 //!
 //! ```text
-//!   submission ──► tried ──► completion          tried only if its queue is empty, the direction ready, and nobody
-//!                    │ pending                    waits on the ready list (I8)
-//!                    ▼                 edge
-//!                 queue (FIFO) ─────────────────► tried, head first
+//!   submission ──► queue (FIFO) ──► tried, head first ──► completion
+//!                       ▲                 │
+//!                       └── edge, turn ───┘ pending
 //! ```
+//!
+//! It is tried as it comes if its queue is empty, the direction ready, and nobody waits on the ready list (I8).
 //!
 //! Whatever happens to an operation, `complete` is called exactly once with its handle, context and buffer (I1):
 //! an operation is a value that is moved from the ring to the queue to the batch, and there is no other way out.
