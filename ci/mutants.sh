@@ -49,14 +49,15 @@ judge() {
 missed() { [ -s "$work/mutants.out/missed.txt" ]; }
 units() { judge --timeout 8 "$@" -C=--lib -- -- --skip sys::; }
 scripts() { judge --timeout 40 "$@" "-C=--test=$swarm" -- -- random; }
-simulated() { judge --timeout 20 "$@" "-C=--test=simulated$only" -C=--test=testkit; }
+simulated() { judge --timeout 20 "$@" "${tests[@]/#/-C=--test=}"; }
 
 try() {
-    local judges swarm=swarm only='*' file core=() again=
+    local judges swarm=swarm file core=() again=
+    local tests=(simulated simulated_{calls,connects,datagrams,ends,held,ops,turns})
     case $1 in
-        loop) judges='units scripts simulated' ;;
-        proactor) judges='scripts simulated units' ;;
-        typed) judges='simulated scripts units' swarm=swarm_sessions only=_sessions ;;
+        loop) judges='units scripts simulated' tests+=(simulated_sessions testkit) ;;
+        proactor) judges='scripts units simulated' ;;
+        typed) judges='simulated scripts units' swarm=swarm_sessions tests=(simulated_sessions testkit) ;;
     esac
     work=$all/$1
     rm -rf "$work/tree"
