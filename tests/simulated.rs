@@ -155,6 +155,42 @@ fn an_exact_read_is_put_together_from_single_bytes() {
 
 // --- ends --------------------------------------------------------------------------------------------------------
 
+/// Whoever fills a small lease gets a large one, until one comes back with less in it than a small one holds.
+#[test]
+fn leases_are_as_large_as_what_comes() {
+    const SMALL: usize = 16 << 10;
+    let mut desk = desk_with(|config| config.buffer = 1 << 20, |limits| limits.read_cap = 4 * SMALL);
+    let (conn, peer) = desk.conn();
+    let mut reads = |sent: usize, lens: &[usize]| {
+        assert_eq!(peer.send(&vec![7; sent]).unwrap(), sent);
+        for len in lens {
+            conn.read_leased().submit_with(0).unwrap();
+            assert_eq!(desk.events(), [(0, bytes(&vec![7; *len]))], "of {sent}");
+        }
+    };
+    reads(10, &[10]);
+    reads(6 * SMALL, &[SMALL, 4 * SMALL, SMALL]);
+    reads(2 * SMALL, &[2 * SMALL]);
+    reads(2 * SMALL, &[2 * SMALL]);
+    reads(SMALL, &[SMALL]);
+    reads(2 * SMALL, &[2 * SMALL]);
+    reads(SMALL - 1, &[SMALL - 1]);
+    reads(2 * SMALL, &[SMALL, SMALL]);
+}
+
+/// A read that has filled its buffer proves nothing, so what waits for bytes behind it has to ask.
+#[test]
+fn readable_behind_a_full_buffer_waits_for_more() {
+    let mut desk = desk();
+    let (conn, peer) = desk.conn();
+    peer.send(b"full").unwrap();
+    conn.read(Vec::with_capacity(4)).submit_with(1).unwrap();
+    conn.readable().submit_with(2).unwrap();
+    assert_eq!(desk.events(), [(1, bytes(b"full"))]);
+    peer.send(b"more").unwrap();
+    assert_eq!(desk.events(), [(2, Got::Readable)]);
+}
+
 #[test]
 fn data_and_fin_in_one_edge_are_two_completions() {
     for kind in [Kind::Vec, Kind::Pooled, Kind::Leased] {
@@ -260,6 +296,19 @@ fn a_graceful_close_is_given_its_time_and_no_more() {
     assert_eq!(desk.events(), [(3, Got::Closed)]);
     assert_eq!(desk.submitter.counters().closed_hard, 1);
     assert_eq!(desk.submitter.counters().sessions, 0);
+}
+
+/// All that was written was sent, so the peer sees a clean end behind it, whenever it looks.
+#[test]
+fn a_close_whose_time_is_over_resets_nothing_if_all_was_sent() {
+    let mut desk = desk_with(|_| (), |limits| limits.close_within = 300 * MILLISECOND);
+    let (conn, peer) = desk.conn();
+    conn.write(b"tail").submit_with(1).unwrap();
+    conn.close().submit_with(2).unwrap();
+    assert_eq!(desk.events(), [(1, Got::Wrote)]);
+    assert_eq!(desk.after(300 * MILLISECOND + TICK), [(2, Got::Closed)]);
+    assert_eq!(received(&peer).unwrap(), b"tail");
+    assert_eq!(received(&peer).unwrap(), b"");
 }
 
 // A linked write that is under way when an ending begins becomes a read behind it.

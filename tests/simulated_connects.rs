@@ -288,6 +288,11 @@ fn a_cancel_closes_all_that_race() {
     desk.submitter.cancel_connect(id).unwrap();
     assert!(matches!(desk.one().unwrap_err().error, OpError::Cancelled));
     assert!(remotes[0].attempt().is_none());
+    // Two have found what they were to cancel; the third does not.
+    assert_eq!(desk.submitter.counters().cancels_missed, 0);
+    desk.submitter.cancel_connect(id).unwrap();
+    desk.nothing_within(Duration::ZERO);
+    assert_eq!(desk.submitter.counters().cancels_missed, 1);
 }
 
 #[test]

@@ -106,6 +106,21 @@ fn pooled_reads_wait_for_room_for_a_whole_message() {
     }
 }
 
+/// More than one call of the system takes: half of a message would be none.
+#[test]
+fn a_message_of_very_many_pieces_is_one() {
+    let mut desk = desk();
+    let (conn, peer) = desk.datagrams(true);
+    for (full, empty) in [(1_023, 0), (1_024, 0), (1_025, 0), (3_000, 0), (1_025, 7), (10, 3_000)] {
+        let pieces = (0..full + empty).map(|i| if i < empty { Bytes::new() } else { Bytes::from_static(b"x") });
+        conn.write_vectored(pieces.collect()).submit_with(1).unwrap();
+        assert_eq!(desk.events(), [(1, Got::Wrote)]);
+        let n = peer.recv(&mut [0; 4_096]).unwrap();
+        assert_eq!(n, full, "{full} pieces, and {empty} empty ones");
+        assert_eq!(received(&peer), Err(ErrorKind::WouldBlock));
+    }
+}
+
 #[test]
 fn a_refusal_is_told_to_one_operation_whichever_it_is() {
     for kind in 0..4 {

@@ -335,4 +335,6 @@ fn a_cancelled_timer_comes_once() {
     assert_eq!(desk.submitter.counters().cancels_missed, 1);
     assert_eq!(desk.after(HOUR), [(2, Got::Rang)]);
     assert_eq!(desk.submitter.counters().expired, 1);
+    desk.submitter.timer(MILLISECOND).submit().unwrap();
+    assert_eq!(desk.after(MILLISECOND + TICK), [(0, Got::Rang)], "of a default context");
 }

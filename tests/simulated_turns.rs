@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use desk::{Desk, Got, bytes, desk_with, of_context, received};
-use gaio::{Conn, Event, Half, Outcome, SubmitErrorKind};
+use gaio::{Conn, Event, Half, NextTurn, Outcome, SubmitErrorKind};
 
 /// What one call brings, which may take two turns: how many it took.
 fn turns(desk: &mut Desk) -> (Vec<(u32, Got)>, usize) {
@@ -166,6 +166,65 @@ fn a_new_read_does_not_overtake_those_that_wait() {
     assert_eq!(desk.events().len(), 7);
 }
 
+/// Nor does the read of a linked operation: its write goes out at once, since nobody waits for that.
+#[test]
+fn a_linked_read_does_not_overtake_those_that_wait() {
+    for others_wait in [true, false] {
+        let mut desk = desk_with(|_| (), |limits| limits.ops_per_turn = 2);
+        let ((busy, feeder), (new, peer)) = (desk.conn(), desk.conn());
+        for _ in 0..12 {
+            busy.read(Vec::with_capacity(1)).submit_with(1).unwrap();
+        }
+        assert_eq!(desk.events(), []);
+        peer.send(b"x").unwrap();
+        assert_eq!(desk.events(), []);
+        if others_wait {
+            feeder.send(&[7; 12]).unwrap();
+            assert_eq!(desk.turn().len(), 4);
+        }
+        new.write(b"ask").then_read_pooled().submit_with(2).unwrap();
+        let (events, took) = turns(&mut desk);
+        assert_eq!(received(&peer).unwrap(), b"ask");
+        let contexts: Vec<u32> = events.iter().map(|event| event.0).collect();
+        assert_eq!((took, &contexts[..]), (1, if others_wait { &[1, 1, 2][..] } else { &[2][..] }));
+    }
+}
+
+/// Though others wait, what of a write exceeds the budget goes out in the turns that follow.
+#[test]
+fn a_long_write_goes_on_though_others_wait() {
+    let mut desk = desk_with(|_| (), |limits| (limits.ops_per_turn, limits.bytes_per_turn) = (1, 4));
+    let ((busy, feeder), (new, peer)) = (desk.conn(), desk.conn());
+    for _ in 0..10 {
+        busy.read(Vec::with_capacity(1)).submit_with(1).unwrap();
+    }
+    assert_eq!(desk.events(), []);
+    feeder.send(&[7; 10]).unwrap();
+    assert_eq!(desk.turn().len(), 2);
+    new.write(b"longer than a turn").submit_with(2).unwrap();
+    assert_eq!(of_context(&desk.events(), 2), 1);
+    assert_eq!(received(&peer).unwrap(), b"longer than a turn");
+}
+
+/// An exact read that has all its bytes completes in that turn, though they are the last of the budget; one that lacks some
+/// leaves nothing to do.
+#[test]
+fn an_exact_read_ends_with_its_bytes() {
+    let mut desk = desk_with(|_| (), |limits| limits.bytes_per_turn = 10);
+    let (conn, peer) = desk.conn();
+    conn.read_exact(Vec::new(), 10).submit_with(1).unwrap();
+    assert_eq!(desk.events(), []);
+    peer.send(&[7; 10]).unwrap();
+    assert_eq!(turns(&mut desk), (vec![(1, bytes(&[7; 10]))], 1));
+    conn.read_exact(Vec::new(), 10).submit_with(2).unwrap();
+    assert_eq!(desk.events(), []);
+    peer.send(&[8; 9]).unwrap();
+    assert_eq!(turns(&mut desk), (vec![], 1));
+    assert!(matches!(desk.watcher.next_turn(), NextTurn::WhenReadable), "it waits for the last byte");
+    peer.send(&[8]).unwrap();
+    assert_eq!(turns(&mut desk), (vec![(2, bytes(&[8; 10]))], 1));
+}
+
 // --- the batch ---------------------------------------------------------------------------------------------------
 
 #[test]
@@ -196,6 +255,27 @@ fn a_batch_has_its_size_and_whatever_finds_it_full_comes_later() {
             assert_eq!(desk.turn(), [(context, bytes(b"def"))]);
         }
         assert_eq!(desk.events(), []);
+    }
+}
+
+/// From the next turn on; what is pending stays, and what has been read is in the batch it is in.
+#[test]
+fn a_batch_has_the_size_that_it_is_given_while_the_loop_runs() {
+    let mut desk = desk_with(|_| (), |_| ());
+    let all: Vec<_> = (0..6).map(|_| desk.conn()).collect();
+    for (batch, batches) in [(100, &[6][..]), (1, &[1; 6]), (4, &[4, 2])] {
+        let mut limits = desk.submitter.limits();
+        limits.batch = batch;
+        desk.submitter.set_limits(limits).unwrap();
+        for (conn, _) in &all {
+            conn.read_pooled().submit_with(1).unwrap();
+        }
+        assert_eq!(desk.events(), []);
+        for (_, peer) in &all {
+            peer.send(b"abc").unwrap();
+        }
+        let sizes: Vec<usize> = batches.iter().map(|_| desk.turn().len()).collect();
+        assert_eq!(sizes, batches);
     }
 }
 

@@ -150,3 +150,37 @@ impl<C> Proactor<C> {
         }
     }
 }
+
+#[cfg(all(test, gaio_sim, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::limits::Limits;
+    use crate::sys::sim::World;
+    use crate::watcher::{EmbeddedWatcher, Event, Options, Outcome};
+
+    /// A message that fits into a small lease comes in one: who keeps it does not keep what might have come.
+    #[test]
+    fn a_message_comes_in_a_lease_of_its_size() {
+        let world = World::enter();
+        world.configure(|config| config.buffer = 1 << 20);
+        for (cap, small) in [(4 * SMALL, SMALL), (SMALL, SMALL), (100, 100)] {
+            let limits = Limits { read_cap: cap, ..Limits::default() };
+            let (mut watcher, submitter) = EmbeddedWatcher::<()>::new(Options::default().limits(limits)).unwrap();
+            let (socket, peer) = world.unix_datagram_pair();
+            let conn = submitter.delegate(socket).unwrap();
+            for len in [0, 1, small - 1, small, small + 1, cap, 3].into_iter().filter(|len| *len <= cap) {
+                peer.send(&vec![7; len]).unwrap();
+                conn.read_leased().submit().unwrap();
+                let lease = loop {
+                    if let Some(Event::Done { outcome: Outcome::Leased(lease), .. }) =
+                        watcher.turn(None).unwrap().next()
+                    {
+                        break lease;
+                    }
+                };
+                let size = if len <= small { small } else { cap };
+                assert_eq!((lease.len(), lease.size()), (len, size), "with at most {cap}");
+            }
+        }
+    }
+}
