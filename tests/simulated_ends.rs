@@ -329,6 +329,7 @@ fn a_cancelled_timer_comes_once() {
     assert_eq!(desk.events(), []);
     desk.submitter.cancel_timer(id).unwrap();
     assert_eq!(desk.events(), [(1, Got::Silenced("Cancelled".into()))]);
+    assert_eq!(desk.submitter.counters().cancels_missed, 0);
     desk.submitter.timer(HOUR).submit_with(2).unwrap();
     desk.submitter.cancel_timer(id).unwrap();
     assert_eq!(desk.after(10 * MILLISECOND), []);
