@@ -243,6 +243,34 @@ fn a_listener_without_credit_can_be_ended() {
     }
 }
 
+/// Somebody else holds it too, and shuts it down: no accept will ever succeed again. The event says so, with the error, and
+/// others go on.
+#[test]
+fn a_listener_that_is_shut_down_under_the_loop_ends_with_an_error() {
+    let (mut watcher, submitter) = start(|_| {});
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let shared = socket.try_clone().unwrap();
+    let listener = submitter.listen(socket).unwrap();
+    let (_other, address) = listen(&submitter);
+    let _peer = connect(address);
+    accepted(&mut watcher, 1);
+    rustix::net::shutdown(&shared, rustix::net::Shutdown::Both).unwrap();
+    let mut ended = None;
+    while ended.is_none() {
+        for event in batch(&mut watcher) {
+            let Event::ListenerEnded { listener, error } = event else { panic!("{event:?}") };
+            ended = Some((listener, error.map(|error| error.kind())));
+        }
+    }
+    assert_eq!(ended, Some((listener.id(), Some(ErrorKind::InvalidInput))));
+    let _late = connect(address);
+    accepted(&mut watcher, 1);
+    drop(listener);
+    submitter.post(()).unwrap();
+    let rest: Vec<_> = batch(&mut watcher).collect();
+    assert!(matches!(rest[..], [Event::Posted(())]), "told once: {rest:?}");
+}
+
 /// A client that is gone before it was accepted, by a reset: ECONNABORTED elsewhere, a dead connection on Linux.
 #[test]
 fn a_peer_that_resets_before_it_was_accepted_harms_nobody() {
