@@ -422,6 +422,28 @@ fn on_a_wire_an_end_that_is_a_reset_arrives_as_one() {
     }
 }
 
+/// Who leaves takes the socket along: its peer is told of no end, since there is none.
+#[test]
+fn a_session_that_leaves_ends_nothing() {
+    let _books = Books::open();
+    for ends_output in [false, true] {
+        let (far, log) = Scripted::quiet(Expect::exactly(5));
+        let mut wire = Wire::new(Scripted::quiet(Expect::any()).0, far, SECOND);
+        wire.a.message(order(move |io| {
+            io.write(b"go on");
+            if ends_output {
+                io.end_output();
+            }
+            Then::Leave(Box::new(|_| ()))
+        }));
+        wire.run(10 * SECOND);
+        assert!(matches!(wire.a.ended(), Some(End::Left)));
+        assert!(log.has(&frame(b"go on")));
+        assert_eq!((log.has(&Seen::Eof), wire.b.ended().is_some()), (ends_output, ends_output));
+        wire.b.eof();
+    }
+}
+
 /// What has arrived comes first, and who does not look does not see it.
 #[test]
 fn a_reset_is_seen_when_the_session_looks() {

@@ -164,9 +164,11 @@ impl<P: Protocol> Bench<P> {
         self.is_open() && !self.letters.open().0.is_empty()
     }
 
-    /// Behind what it has written its peer sees a clean end now, or a reset (true). Told once.
+    /// Behind what it has written its peer sees a clean end now, or a reset (true). Told once; not of who leaves the loop, since
+    /// the socket lives on.
     pub(super) fn sign(&mut self) -> Option<bool> {
-        let ends = self.world.end.is_some() || self.machine.end_output && self.queued() == 0;
+        let ended = self.world.end.as_ref().is_some_and(|end| !matches!(end, End::Left));
+        let ends = ended || self.machine.end_output && self.queued() == 0;
         let news = ends.then_some(self.world.resets).filter(|sign| self.world.signed != Some(*sign));
         self.world.signed = news.or(self.world.signed);
         news

@@ -24,8 +24,9 @@ const MOST_ROUNDS: u32 = 100_000;
 /// Two sessions that talk to each other in virtual time.
 ///
 /// What one writes arrives at the other after the latency, and so does its end: as a clean one, or as a
-/// [reset](Bench::reset), as on a loop. Messages that are sent to the [address](Bench::address) of either, by itself,
-/// by the other or by the test, are handed over at once, whenever the wire [runs](Self::run).
+/// [reset](Bench::reset), as on a loop. (Who leaves the loop takes the socket along, so that is no end.) Messages that
+/// are sent to the [address](Bench::address) of either, by itself, by the other or by the test, are handed over at once,
+/// whenever the wire [runs](Self::run).
 ///
 /// ```
 /// use std::time::Duration;
