@@ -167,6 +167,44 @@ fn one_loop_accepts_for_all_where_a_port_cannot_be_shared() {
     });
 }
 
+/// A loop that has no place, or is at its end, is none of those that are chosen from: be it the one that accepts.
+#[test]
+fn connections_go_to_loops_that_can_take_them() {
+    test(|| {
+        let path = std::env::temp_dir().join(format!("gaio-sessions-places-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let server = Server::bind_unix(&path).unwrap().loops(3).serve(|_peer| Echo).unwrap();
+        let hubs = server.hubs();
+        let set_places = |hub: &gaio::Hub<Echo>, sessions| {
+            let mut limits = hub.limits();
+            limits.sessions = sessions;
+            hub.set_limits(limits).unwrap();
+        };
+        let mut peers = Vec::new();
+        let mut connect = |n| {
+            for _ in 0..n {
+                let mut peer = UnixStream::connect(&path).unwrap();
+                assert_ne!(line(&mut peer), "", "it is served");
+                peers.push(peer);
+            }
+            hubs.iter().map(gaio::Hub::sessions).collect::<Vec<_>>()
+        };
+        hubs[2].shutdown(Duration::ZERO);
+        assert_eq!(connect(6), [3, 3, 0], "there are two left");
+        set_places(&hubs[1], 4);
+        assert_eq!(connect(6), [8, 4, 0]);
+        set_places(&hubs[0], 8);
+        set_places(&hubs[1], 100);
+        assert_eq!(connect(6), [8, 10, 0]);
+        set_places(&hubs[1], 10);
+        let mut refused = UnixStream::connect(&path).unwrap();
+        assert_eq!(line(&mut refused), "");
+        assert_eq!(hubs.iter().map(|hub| hub.counters().refused).collect::<Vec<_>>(), [1, 0, 0]);
+        drop(server);
+        std::fs::remove_file(&path).unwrap();
+    });
+}
+
 #[test]
 fn who_is_not_admitted_and_who_is_too_many_is_turned_away_and_counted() {
     test(|| {

@@ -261,8 +261,10 @@ impl<P: Protocol> event_loop::Face for Sessions<P> {
             // A close that lingers would hold the loop up.
             return count(&self.mail.counters.refused);
         }
-        let least = self.siblings.iter().min_by_key(|sibling| sibling.load()).cloned();
-        let target = least.filter(|sibling| sibling.load() < self.mail.load()).unwrap_or_else(|| self.mail.clone());
+        // Of those that have a place the one with the fewest sessions; of several, this one.
+        let all = std::iter::once(&self.mail).chain(&self.siblings);
+        let least = all.filter(|mail| mail.has_place()).min_by_key(|mail| mail.load());
+        let target = least.unwrap_or(&self.mail).clone();
         if !target.admit() {
             return count(&self.mail.counters.refused);
         }

@@ -60,6 +60,11 @@ impl<P: Protocol> Mail<P> {
         fits
     }
 
+    /// Is there a place for one more, and not the end at hand?
+    pub(crate) fn has_place(&self) -> bool {
+        self.load() < self.limits.sessions() && self.inbox.shutdown_at().is_none()
+    }
+
     /// Gives a place back.
     pub(crate) fn left(&self) {
         self.sessions.fetch_sub(1, Ordering::Relaxed);

@@ -2,7 +2,7 @@
 //!
 //! Over TCP each loop has a listener of its own on the same port (SO_REUSEPORT): the system deals the connections out, and
 //! no loop waits for another. Where that cannot be had (Unix sockets, a listener that was made elsewhere) the first loop
-//! accepts, and hands each connection to the loop with the fewest sessions.
+//! accepts, and hands each connection to the loop with the fewest sessions of those that have a place.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
