@@ -1075,3 +1075,40 @@ fn a_broadcast_passes_over_who_has_left_since() {
     assert_eq!(all[2].0.take(), [frame(b"bye")]);
     assert_eq!(desk.rig.hub.counters().undelivered, 0);
 }
+
+/// So many attempts are begun in a turn; the others are in the next, and it does not sleep (G8).
+#[test]
+fn connects_have_a_budget() {
+    let mut desk = desk();
+    let remote = desk.world.remote();
+    let (address, made) = (remote.addr(), std::sync::Arc::new(std::sync::Mutex::new(Vec::new())));
+    let (log, _peer) = desk.session(Scripted::quiet(Expect::any()));
+    let logs = made.clone();
+    log.send(order(move |io| {
+        for _ in 0..600 {
+            let (state, log) = Scripted::quiet(Expect::any());
+            logs.lock().unwrap().push(log);
+            io.connect(address, state);
+        }
+        Then::Stay
+    }));
+    for _ in 0..600 {
+        let (state, log) = Scripted::quiet(Expect::any());
+        made.lock().unwrap().push(log);
+        desk.rig.hub.connect(address, state).map_err(|_| ()).unwrap();
+    }
+    let mut attempts = Vec::new();
+    let mut turns = 0;
+    while attempts.len() < 1_200 {
+        let before = attempts.len();
+        assert!(turns == 0 || desk.rig.sessions.next_turn() == gaio::NextTurn::Now, "it is not done");
+        desk.rig.sessions.turn(Some(Duration::ZERO)).unwrap();
+        attempts.extend(std::iter::from_fn(|| remote.attempt()));
+        assert!(attempts.len() - before <= 256, "turn {turns}: {}", attempts.len() - before);
+        turns += 1;
+    }
+    assert!(turns <= 8);
+    let _peers: Vec<_> = attempts.into_iter().map(|attempt| attempt.accept()).collect();
+    desk.settle();
+    assert!(made.lock().unwrap().iter().all(|log| log.all() == [Seen::Open]));
+}

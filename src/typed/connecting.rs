@@ -10,7 +10,7 @@
 //!
 //! A paused one has its place among the sessions. No edge announces room in a backlog, so the pauses grow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -24,6 +24,9 @@ use crate::typed::machine::Machine;
 use crate::typed::mail::Newcomer;
 use crate::typed::protocol::{End, Protocol};
 
+/// Attempts begun in one turn; the others are in the next (G8).
+const ATTEMPTS_PER_TURN: usize = 256;
+
 /// Where to.
 #[derive(Clone, Debug)]
 pub(crate) enum To {
@@ -36,7 +39,7 @@ pub(crate) enum To {
 pub(crate) struct Connect<P> {
     pub(crate) to: To,
     pub(crate) state: P,
-    /// When it is given up, and the next pause; `None` until the first attempt.
+    /// When it is given up, and the next pause; `None` until it has a place among the sessions.
     tried: Option<(u64, Pause)>,
 }
 
@@ -50,7 +53,7 @@ impl<P> Connect<P> {
 #[derive(Debug)]
 pub(crate) struct Connects<P> {
     /// Attempts that are due.
-    pub(crate) due: Vec<Connect<P>>,
+    due: VecDeque<Connect<P>>,
     /// By number, so in their order.
     paused: BTreeMap<u64, Connect<P>>,
     next: u64,
@@ -58,13 +61,13 @@ pub(crate) struct Connects<P> {
 
 impl<P> Default for Connects<P> {
     fn default() -> Self {
-        Self { due: Vec::new(), paused: BTreeMap::new(), next: 0 }
+        Self { due: VecDeque::new(), paused: BTreeMap::new(), next: 0 }
     }
 }
 
 impl<P> Connects<P> {
     pub(crate) fn ask(&mut self, to: To, state: P) {
-        self.due.push(Connect::new(to, state));
+        self.due.push_back(Connect::new(to, state));
     }
 
     pub(crate) fn are_due(&self) -> bool {
@@ -82,13 +85,36 @@ impl<P> Connects<P> {
 }
 
 impl<P: Protocol> Sessions<P> {
-    pub(crate) fn connect(&mut self, core: &mut Core<P>, mut connect: Connect<P>) {
-        if connect.tried.is_none() && !self.mail.admit() {
-            return self.tell(&mut Machine::new(connect.state), &End::TooMany);
+    /// One that others have handed in has its place from here on: so those that wait for their attempt are bounded.
+    pub(crate) fn start_connect(&mut self, connect: Connect<P>) {
+        let connect = self.give_place(connect);
+        self.connects.due.extend(connect);
+    }
+
+    fn give_place(&self, mut connect: Connect<P>) -> Option<Connect<P>> {
+        if connect.tried.is_none() {
+            if !self.mail.admit() {
+                self.tell(&mut Machine::new(connect.state), &End::TooMany);
+                return None;
+            }
+            let by = sys::now().saturating_add(nanos(self.bench.limits.connect_within));
+            connect.tried = Some((by, Pause::FIRST));
         }
+        Some(connect)
+    }
+
+    /// Makes the attempts that are due, within a budget.
+    pub(crate) fn attempt_connects(&mut self, core: &mut Core<P>) {
+        for _ in 0..ATTEMPTS_PER_TURN {
+            let Some(connect) = self.connects.due.pop_front() else { return };
+            self.connect(core, connect);
+        }
+    }
+
+    fn connect(&mut self, core: &mut Core<P>, connect: Connect<P>) {
+        let Some(mut connect) = self.give_place(connect) else { return };
+        let Some((by, pause)) = &mut connect.tried else { return };
         let now = sys::now();
-        let usual = (now.saturating_add(nanos(self.bench.limits.connect_within)), Pause::FIRST);
-        let (by, pause) = connect.tried.get_or_insert(usual);
         let options = StreamOptions::default();
         let (unix, attempt) = match &connect.to {
             To::Tcp(address) => (false, sys::connect_tcp(*address, &options)),

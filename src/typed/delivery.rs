@@ -92,7 +92,7 @@ impl<P: Protocol> Sessions<P> {
                 self.fan_out(core, budget);
             }
             Command::Adopt(newcomer) => self.take_in(core, *newcomer, false),
-            Command::Connect(connect) => self.connect(core, *connect),
+            Command::Connect(connect) => self.start_connect(*connect),
             Command::Listen { socket, unix, linger } => {
                 let listening = Listening { socket, phase: Phase::Ready, unix, tag: linger };
                 if core.add_listener(listening).is_err() {

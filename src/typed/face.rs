@@ -223,9 +223,7 @@ impl<P: Protocol> event_loop::Face for Sessions<P> {
 
     fn collect(&mut self, core: &mut Core<P>) {
         self.deliver(core);
-        for connect in std::mem::take(&mut self.connects.due) {
-            self.connect(core, connect);
-        }
+        self.attempt_connects(core);
     }
 
     #[inline]
