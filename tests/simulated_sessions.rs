@@ -1076,6 +1076,56 @@ fn a_broadcast_passes_over_who_has_left_since() {
     assert_eq!(desk.rig.hub.counters().undelivered, 0);
 }
 
+/// What is said as the loop ends is counted, whoever says it, if it was taken.
+#[test]
+fn what_is_said_at_the_very_end_is_counted() {
+    use gaio::{Address, End, Hub, Io, Next, Protocol, SessionLoop};
+
+    /// Says to somebody that it has ended.
+    struct Says(Option<Address<()>>, std::sync::Arc<std::sync::atomic::AtomicU64>);
+    impl Protocol for Says {
+        type Message = ();
+        fn expects(&self) -> Expect {
+            Expect::any()
+        }
+        fn on_open(mut self, io: &mut Io<'_, Self>) -> Next<Self> {
+            self.0 = Some(io.address());
+            for _ in 0..3 {
+                io.connect_unix("door", Self(self.0.clone(), self.1.clone()));
+            }
+            Next::Close(self)
+        }
+        fn on_frame(self, _: &[u8], _: &mut Io<'_, Self>) -> Next<Self> {
+            Next::Become(self)
+        }
+        fn on_end(state: Option<Self>, _: &End) {
+            if let Some(Self(Some(to), taken)) = state {
+                taken.fetch_add(to.send(()).is_ok().into(), std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+    }
+
+    let world = World::enter();
+    world.configure(|config| config.clock = Clock::Manual);
+    let _listener = world.unix_listener("door").unwrap();
+    let crowd: Vec<_> = std::iter::from_fn(|| world.connect_unix("door").ok()).collect();
+    assert!(!crowd.is_empty());
+    let (mut sessions, hub): (SessionLoop<Says>, Hub<Says>) =
+        SessionLoop::new(SessionLimits::default(), |_| None).unwrap();
+    let taken = std::sync::Arc::default();
+    let (socket, peer) = world.pair();
+    hub.adopt(socket, Says(None, std::sync::Arc::clone(&taken))).map_err(|(error, _)| error).unwrap();
+    drop(peer);
+    for _ in 0..12 {
+        sessions.turn(Some(Duration::ZERO)).unwrap();
+    }
+    assert_eq!(hub.sessions(), 3, "they wait for room in the backlog");
+    hub.shutdown(Duration::ZERO);
+    while sessions.turn(Some(Duration::ZERO)).is_ok() {}
+    assert_eq!(taken.load(std::sync::atomic::Ordering::Relaxed), 3, "the last one has nobody left to say it to");
+    assert_eq!(hub.counters().undelivered, 3);
+}
+
 /// So many attempts are begun in a turn; the others are in the next, and it does not sleep (G8).
 #[test]
 fn connects_have_a_budget() {
@@ -1111,4 +1161,29 @@ fn connects_have_a_budget() {
     let _peers: Vec<_> = attempts.into_iter().map(|attempt| attempt.accept()).collect();
     desk.settle();
     assert!(made.lock().unwrap().iter().all(|log| log.all() == [Seen::Open]));
+}
+
+/// The copy of a broadcast that cannot be made is not handed to anybody; the frames before a panic were.
+#[test]
+fn a_panic_leaves_the_figures_true() {
+    let mut desk = desk();
+    let (member, _peer) = desk.session(Scripted::quiet(Expect::any()));
+    member.send(order(|io| {
+        io.join(1);
+        Then::Stay
+    }));
+    desk.settle();
+    let before = desk.rig.hub.counters();
+    desk.rig.hub.broadcast(1, note(UNIQUE)).map_err(|(kind, _)| kind).unwrap();
+    desk.settle();
+    let after = desk.rig.hub.counters();
+    assert_eq!((after.messages - before.messages, after.undelivered - before.undelivered), (0, 1));
+    let (log, peer) = desk.session(Scripted::new(Expect::until(b"\n"), |seen, _| {
+        assert_ne!(*seen, frame(b"three"), "on purpose");
+        Then::Stay
+    }));
+    peer.send(b"one\ntwo\nthree\nfour\n").unwrap();
+    desk.settle();
+    assert_eq!(log.frames().len(), 3);
+    assert_eq!(desk.rig.hub.counters().frames - after.frames, 3);
 }

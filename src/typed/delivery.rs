@@ -122,7 +122,12 @@ impl<P: Protocol> Sessions<P> {
 
     /// `message` is called within the callback: a copy that panics is the end of that session alone.
     fn message(&mut self, core: &mut Core<P>, token: u64, message: impl FnOnce() -> P::Message) {
-        let told = self.callback(core, Key::from_token(token), |state, io| state.on_message(message(), io));
+        let mut told = false;
+        self.callback(core, Key::from_token(token), |state, io| {
+            let message = message();
+            told = true;
+            state.on_message(message, io)
+        });
         count(if told { &self.mail.counters.messages } else { &self.mail.counters.undelivered });
     }
 }

@@ -7,7 +7,7 @@ use crate::event_loop::timers::Timer;
 use crate::sys;
 use crate::typed::face::{Core, Sessions};
 use crate::typed::machine::Machine;
-use crate::typed::mail::Command;
+use crate::typed::mail::{Command, Newcomer};
 use crate::typed::protocol::{End, Protocol};
 
 /// How far it has come.
@@ -50,18 +50,21 @@ impl<P: Protocol> Sessions<P> {
             return;
         }
         self.give_up_delivery();
+        // Before what is left is counted: who is told of its end may have something to say.
+        self.give_up_connects();
         while let Some(command) = self.intake.take_any(&self.mail.inbox) {
             match command {
                 Command::Message { .. } | Command::Broadcast { .. } => count(&self.mail.counters.undelivered),
                 Command::Adopt(newcomer) => {
                     self.mail.left();
-                    self.tell(&mut Machine::new(newcomer.state), &End::Shutdown);
+                    let Newcomer { state, leftover, .. } = *newcomer;
+                    self.tell(&mut Machine::new(state), &End::Shutdown);
+                    self.let_go(|_| drop(leftover));
                 }
                 Command::Connect(connect) => self.tell(&mut Machine::new(connect.state), &End::Shutdown),
                 Command::Listen { .. } => {}
             }
         }
-        self.give_up_connects();
         if self.intake.is_finished() {
             self.ending = Ending::Gone;
         }

@@ -18,6 +18,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::event_loop::arena::Arena;
 use crate::event_loop::counters::count;
 use crate::event_loop::inbox::{Intake, nanos};
@@ -152,7 +154,8 @@ impl<P: Protocol> Sessions<P> {
             session.wait_for_edge();
         }
         match core.register(session) {
-            Ok(key) if !connecting => self.open(core, key),
+            // What came with it was copied. If its drop is the user's, and panics, that is the end of this session alone.
+            Ok(key) if !connecting => self.open(core, key, leftover),
             Ok(key) => {
                 let at = sys::now().saturating_add(nanos(self.bench.limits.connect_within));
                 let armed = core.timers.arm(at, Timer::Limit(key.token()));
@@ -163,12 +166,16 @@ impl<P: Protocol> Sessions<P> {
             Err((mut session, errno)) => {
                 self.mail.left();
                 self.tell(&mut session.state.machine, &End::Os(errno.into()));
+                self.let_go(|_| drop(leftover));
             }
         }
     }
 
-    fn open(&mut self, core: &mut Core<P>, key: Key) {
-        self.callback(core, key, P::on_open);
+    fn open(&mut self, core: &mut Core<P>, key: Key, leftover: Bytes) {
+        self.callback(core, key, |state, io| {
+            drop(leftover);
+            state.on_open(io)
+        });
         if self.ending != Ending::No {
             self.callback(core, key, P::on_shutdown);
         }
@@ -272,7 +279,7 @@ impl<P: Protocol> event_loop::Face for Sessions<P> {
             target.left();
             return count(&self.mail.counters.refused);
         };
-        let newcomer = Newcomer { socket, unix, state, leftover: bytes::Bytes::new(), linger };
+        let newcomer = Newcomer { socket, unix, state, leftover: Bytes::new(), linger };
         if Arc::ptr_eq(&target, &self.mail) {
             self.take_in(core, newcomer, false);
         } else if let Err((_, Command::Adopt(newcomer))) = target.send(Command::Adopt(Box::new(newcomer))) {

@@ -179,9 +179,10 @@ impl Output {
     /// Forgets everything that is not out.
     pub(crate) fn clear(&mut self) {
         self.run = 0..0;
-        self.pieces.clear();
         self.sent = 0;
         self.queued = 0;
+        // Last: their drop may be the user's, and panic.
+        self.pieces.clear();
     }
 
     /// Moves what is not out into a backlog of its own, which does not depend on the input.

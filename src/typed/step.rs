@@ -7,7 +7,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::event_loop::Step;
-use crate::event_loop::counters::{add, count};
+use crate::event_loop::counters::{Counters, add, count};
 use crate::event_loop::inbox::nanos;
 use crate::event_loop::session::{Flags, Session, Verb};
 use crate::event_loop::slab::Key;
@@ -17,39 +17,35 @@ use crate::typed::ending::Ending;
 use crate::typed::expect::Seen;
 use crate::typed::face::{Alarm, Core, Sessions, Typed, forget, leave};
 use crate::typed::io::{Effect, Io};
-use crate::typed::machine::{Doom, worse};
+use crate::typed::machine::{Bench, Budget, Doom, worse};
 use crate::typed::protocol::{End, Next, Protocol};
 use crate::typed::transport::{flush, flush_inline};
 
 impl<P: Protocol> Sessions<P> {
-    /// Calls a session outside of its step; what it writes goes out with its next one, in this turn. False: it has ended, or
-    /// is about to.
+    /// Calls a session outside of its step, unless it has ended or is about to; what it writes goes out with its next one, in
+    /// this turn.
     pub(crate) fn callback(
         &mut self,
         core: &mut Core<P>,
         key: Key,
         callback: impl FnOnce(P, &mut Io<'_, P>) -> Next<P>,
-    ) -> bool {
-        let Some(session) = core.sessions.get_mut(key) else { return false };
+    ) {
+        let Some(session) = core.sessions.get_mut(key) else { return };
         if session.has(Flags::CLOSING) {
-            return false;
+            return;
         }
-        // Many messages of one turn: what counts is what the system does not take, so it is asked.
-        let waiting = session.state.machine.backlog.as_ref().map_or(0, |backlog| backlog.queued());
-        let flushed = if waiting > self.bench.limits.high_water && session.writable() {
-            flush(session, &mut self.bench, &[], &mut core.timers, key.token())
-        } else {
-            Ok(())
-        };
-        let called = flushed.is_ok();
-        let fate = flushed.and_then(|()| {
+        let fate = catch(|| {
+            // Many messages of one turn: what counts is what the system does not take, so it is asked.
+            let waiting = session.state.machine.backlog.as_ref().map_or(0, |backlog| backlog.queued());
+            if waiting > self.bench.limits.high_water && session.writable() {
+                flush(session, &mut self.bench, &[], &mut core.timers, key.token())?;
+            }
             let machine = &mut session.state.machine;
             machine.write_later(&mut self.bench);
-            catch(|| machine.guarded(&mut self.bench, key.token(), callback))
+            machine.guarded(&mut self.bench, key.token(), callback)
         });
         self.after(key, session, &mut core.timers, fate);
         core.enqueue(key);
-        called
     }
 
     pub(crate) fn go_on(
@@ -122,9 +118,9 @@ impl<P: Protocol> Sessions<P> {
     ) -> Result<(), Doom> {
         let Some(mut partial) = session.state.machine.partial.take() else { return Ok(()) };
         let machine = &mut session.state.machine;
-        let before = *frames;
-        let (consumed, fed) = machine.feed(&mut self.bench, token, &partial.bytes, &mut partial.seen, frames);
-        add(&self.mail.counters.frames, (before - *frames).into());
+        let handed = Handed::new(&self.mail.counters, frames);
+        let (consumed, fed) = machine.feed(&mut self.bench, token, &partial.bytes, &mut partial.seen, handed.left);
+        drop(handed);
         let flushed = flush(session, &mut self.bench, &partial.bytes, timers, token);
         session.state.machine.put_back(&mut self.bench, partial, consumed);
         worse(fed, flushed)
@@ -161,9 +157,9 @@ impl<P: Protocol> Sessions<P> {
                 let input = self.receive.first(n);
                 let mut seen = Seen::default();
                 let machine = &mut session.state.machine;
-                let before = *frames;
-                let (consumed, fed) = machine.feed(&mut self.bench, token, input, &mut seen, frames);
-                add(&self.mail.counters.frames, (before - *frames).into());
+                let handed = Handed::new(&self.mail.counters, frames);
+                let (consumed, fed) = machine.feed(&mut self.bench, token, input, &mut seen, handed.left);
+                drop(handed);
                 let flushed = flush_inline(session, &mut self.bench, input, timers, token);
                 if consumed < n {
                     session.state.machine.keep(&mut self.bench, &input[consumed..], seen);
@@ -200,7 +196,7 @@ impl<P: Protocol> Sessions<P> {
         }
         let typed = &mut session.state;
         if let Err(fate) = fate {
-            self.bench.scratch.clear();
+            self.let_go(|bench| bench.scratch.clear());
             typed.extra.get_or_insert_default().fate = Some(fate);
             session.set(Flags::CLOSING);
             return;
@@ -274,6 +270,40 @@ impl<P: Protocol> Sessions<P> {
         };
         self.after(key, session, &mut core.timers, fate);
         core.enqueue(key);
+    }
+}
+
+/// Counts the frames that are handed over, though the last of them may panic.
+struct Handed<'s> {
+    counters: &'s Counters,
+    before: Budget,
+    left: &'s mut Budget,
+}
+
+impl<'s> Handed<'s> {
+    #[inline(always)]
+    const fn new(counters: &'s Counters, left: &'s mut Budget) -> Self {
+        Self { counters, before: *left, left }
+    }
+}
+
+impl Drop for Handed<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        add(&self.counters.frames, (self.before - *self.left).into());
+    }
+}
+
+impl<P: Protocol> Sessions<P> {
+    /// Drops what a session leaves behind. Some of it is the user's, and may panic: the session has its end, and that is all.
+    pub(crate) fn let_go(&mut self, drops: impl FnOnce(&mut Bench<P>)) {
+        let dropped = catch(|| {
+            drops(&mut self.bench);
+            Ok(())
+        });
+        if dropped.is_err() {
+            count(&self.mail.counters.panics);
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::typed::face::{Core, Sessions, Typed, forget, leave};
 use crate::typed::machine::{Bench, Doom, Fate, Machine};
 use crate::typed::output::Output;
 use crate::typed::protocol::{End, Protocol};
+use crate::typed::step::catch;
 use crate::watcher::Detached;
 
 /// Sends what is queued; what the system does not take is, or stays, the session's backlog. `input`: what the output may
@@ -113,7 +114,7 @@ impl<P: Protocol> Sessions<P> {
             let until = sys::now().saturating_add(nanos(within));
             session.state.armed = core.timers.arm(until, Timer::Close(token));
         }
-        if let Err(doom) = flush(session, &mut self.bench, &[], &mut core.timers, token) {
+        if let Err(doom) = catch(|| flush(session, &mut self.bench, &[], &mut core.timers, token)) {
             if let Fate::End(end) = *doom {
                 self.end_session(core, key, &end);
             }
@@ -202,6 +203,7 @@ impl<P: Protocol> Sessions<P> {
         }
         drop(socket);
         self.tell(&mut machine, told);
+        self.let_go(|_| drop((machine.backlog.take(), fate)));
     }
 
     /// Takes a session out of the loop, with all that is kept beside it.
