@@ -501,6 +501,21 @@ fn what_is_asked_for_at_once_again_and_again_lets_time_go_on() {
     bench.eof();
 }
 
+/// As on a loop: whatever their names.
+#[test]
+fn timers_of_one_instant_come_in_the_order_in_which_they_were_set() {
+    let _books = Books::open();
+    let (mut bench, log) = bench(Scripted::quiet(Expect::any()), |_| {});
+    bench.message(order(|io| {
+        [2, 3, 1, 2].into_iter().for_each(|name| io.timer(name, SECOND));
+        Then::Stay
+    }));
+    log.take();
+    bench.advance(SECOND);
+    assert_eq!(log.take(), [Seen::Timer(3), Seen::Timer(1), Seen::Timer(2)]);
+    bench.eof();
+}
+
 #[test]
 fn two_that_answer_each_other_without_a_latency_are_told_from_a_test_that_hangs() {
     let echoes = || Wire::new(Deferring, Deferring, Duration::ZERO);

@@ -27,8 +27,9 @@ pub(super) struct World {
     pub(super) eof: bool,
     /// The peer has reset the connection.
     pub(super) torn: bool,
-    /// When each is due, by its name.
-    pub(super) timers: BTreeMap<u64, u64>,
+    /// When each is due, by its name; and which of all that were set it is.
+    pub(super) timers: BTreeMap<u64, (u64, u64)>,
+    timers_set: u64,
     /// A timer that is set now is for so long at least.
     pub(super) timer_least: u64,
     /// A time limit does not pass before this.
@@ -64,7 +65,9 @@ impl<P: Protocol> Bench<P> {
         if let Some((_, until)) = &self.world.closing {
             return Some((*until, None));
         }
-        let timer = self.world.timers.iter().map(|(name, at)| (*at, Some(*name))).min();
+        // Of one instant in the order in which they were set, as on a loop.
+        let timers = self.world.timers.iter().map(|(name, (at, number))| (*at, *number, *name));
+        let timer = timers.min().map(|(at, _, name)| (at, Some(name)));
         let limit = self.machine.due().map(|due| (due.max(self.world.limit_from), None));
         [timer, limit].into_iter().flatten().min()
     }
@@ -124,7 +127,9 @@ impl<P: Protocol> Bench<P> {
         for effect in bench.effects.drain(..) {
             match effect {
                 Effect::Timer { name, time } => {
-                    world.timers.insert(name, bench.now.saturating_add(nanos(time).max(world.timer_least)));
+                    world.timers_set += 1;
+                    let at = bench.now.saturating_add(nanos(time).max(world.timer_least));
+                    world.timers.insert(name, (at, world.timers_set));
                 }
                 Effect::CancelTimer { name } => {
                     world.timers.remove(&name);
