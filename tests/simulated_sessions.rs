@@ -220,6 +220,36 @@ fn while_output_waits_the_limit_is_that_of_taking_it() {
     assert_eq!(log.take(), [frame(b"two")]);
 }
 
+/// What arrives while the loop is busy with others has arrived in time: limits are held to the instant at which a turn began, and
+/// who had sent something by then has been served in it.
+#[test]
+fn a_long_turn_is_not_taken_for_a_slow_peer() {
+    let mut desk = desk();
+    let (log, peer) = desk.session(patient(Expect::until(b"\n").within(SECOND).idle_within(SECOND)));
+    let (world, peer) = (desk.world.clone(), std::sync::Arc::new(peer));
+    let same = peer.clone();
+    let (_slow, other) = desk.session(Scripted::new(Expect::until(b"\n"), move |seen, _| {
+        if let Seen::Frame(bytes) = seen {
+            same.send(bytes).unwrap();
+            world.advance(2 * SECOND);
+        }
+        Then::Stay
+    }));
+    for bytes in [&b"be"[..], b"gun"] {
+        other.send(&[bytes, b"\n"].concat()).unwrap();
+        desk.rig.sessions.turn(Some(Duration::ZERO)).unwrap();
+        assert_eq!(log.take(), [], "a frame begins, and goes on");
+        desk.rig.sessions.turn(Some(Duration::ZERO)).unwrap();
+        peer.send(b"\n").unwrap();
+        desk.settle();
+        assert_eq!(log.take(), [frame(bytes)]);
+    }
+    // Who sends nothing is late as soon as the loop has looked.
+    other.send(b"\n").unwrap();
+    desk.settle();
+    assert_eq!(log.take(), [IDLE]);
+}
+
 // --- timers -------------------------------------------------------------------------------------------------------
 
 #[test]

@@ -132,6 +132,9 @@ impl Expect {
     /// [`on_timeout`](crate::Protocol::on_timeout). While output is above the high-water mark nothing is read, and the
     /// limit goes on: so long the peer has to take its output. When that has fallen below the low mark, the limit
     /// begins anew.
+    ///
+    /// A loop looks at the clock as a turn begins, so a limit is shorter by what its turn had taken before it was set: a
+    /// millisecond or so, and more where callbacks are slow.
     #[must_use]
     pub const fn within(mut self, time: Duration) -> Self {
         self.within = Some(time);

@@ -256,7 +256,6 @@ impl<P: Protocol> Sessions<P> {
         if session.has(Flags::CLOSING) {
             return;
         }
-        self.bench.now = sys::now();
         let machine = &mut session.state.machine;
         let fate = if session.state.connecting {
             Err(End::Os(Errno::TIMEDOUT.into()).into())
