@@ -279,6 +279,65 @@ fn a_server_pins_its_loops_whatever_is_said_first() {
     });
 }
 
+/// Ends its server from within: by dropping the last handle, or by waiting for it.
+struct Within;
+
+type Handle = Arc<std::sync::Mutex<Option<Server<Within>>>>;
+
+impl Protocol for Within {
+    type Message = (Handle, bool);
+
+    fn expects(&self) -> Expect {
+        Expect::any()
+    }
+
+    fn on_open(self, io: &mut Io<'_, Self>) -> Next<Self> {
+        io.join(1);
+        io.write(b"\n");
+        Next::Become(self)
+    }
+
+    fn on_frame(self, _frame: &[u8], _io: &mut Io<'_, Self>) -> Next<Self> {
+        Next::Become(self)
+    }
+
+    fn on_message(self, (server, joins): (Handle, bool), _io: &mut Io<'_, Self>) -> Next<Self> {
+        let server = server.lock().unwrap().take();
+        match server {
+            Some(server) if joins => assert_eq!(server.join().unwrap_err().kind(), ErrorKind::Deadlock),
+            server => drop(server),
+        }
+        Next::Become(self)
+    }
+
+    fn on_shutdown(self, _io: &mut Io<'_, Self>) -> Next<Self> {
+        Next::Become(self)
+    }
+}
+
+/// Nobody can wait for the thread that he is on. It ends all the same, and so do the others.
+#[test]
+fn a_server_can_be_dropped_by_its_own_session() {
+    test(|| {
+        for (loops, joins) in [(1, false), (3, false), (2, true)] {
+            let server = Server::bind("127.0.0.1:0").unwrap().loops(loops).serve(|_peer| Within).unwrap();
+            let mut peer = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+            line(&mut peer);
+            let hubs = server.hubs().to_vec();
+            let handle = Arc::new(std::sync::Mutex::new(None));
+            let mut locked = handle.lock().unwrap();
+            for hub in &hubs {
+                hub.broadcast(1, (handle.clone(), joins)).map_err(|(kind, _)| kind).unwrap();
+            }
+            *locked = Some(server);
+            drop(locked);
+            until(|| hubs.iter().all(|hub| hub.sessions() == 0));
+            assert!(handle.lock().unwrap().is_none());
+            assert!(hubs.iter().all(|hub| hub.counters().panics == 0));
+        }
+    });
+}
+
 #[test]
 fn a_graceful_shutdown_lets_answers_out() {
     test(|| {

@@ -42,7 +42,7 @@ pub struct ServerBuilder {
 
 /// A running server: loops of typed sessions, each on a thread of its own.
 ///
-/// Dropping it ends everything at once, and waits for the threads.
+/// Dropping it ends everything at once, and waits for the threads; but not on one of them, where a session may drop it.
 ///
 /// ```
 /// use gaio::{Expect, Io, Next, Protocol, Server};
@@ -294,12 +294,17 @@ impl<P: Protocol> Server<P> {
     /// Waits until it has ended.
     ///
     /// # Errors
-    /// If a loop's selector failed.
+    /// If a loop's selector failed. `Deadlock`, if a session asks for it, on a thread of the server: nobody can wait for
+    /// himself, so it is ended as by a drop.
     pub fn join(mut self) -> io::Result<()> {
         self.wait()
     }
 
     fn wait(&mut self) -> io::Result<()> {
+        let here = thread::current().id();
+        if self.threads.iter().any(|thread| thread.thread().id() == here) {
+            return Err(io::Error::new(io::ErrorKind::Deadlock, "a thread of the server cannot wait for its end"));
+        }
         let mut ended = Ok(());
         for thread in self.threads.drain(..) {
             let result = thread.join().unwrap_or(Err(WaitError::LoopFailed));
