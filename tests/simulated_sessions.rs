@@ -250,6 +250,39 @@ fn a_long_turn_is_not_taken_for_a_slow_peer() {
     assert_eq!(log.take(), [IDLE]);
 }
 
+/// The same of a connect. And the selector tells of so many at a time: of a crowd, after a pause, of the first only.
+#[test]
+fn what_has_come_in_time_is_not_late_though_the_loop_was() {
+    let mut desk = desk_with(|_| (), |limits| limits.connect_within = SECOND);
+    let (world, remote) = (desk.world.clone(), desk.world.remote());
+    let (state, connected) = Scripted::quiet(Expect::any());
+    desk.rig.hub.connect(remote.addr(), state).map_err(|_| ()).unwrap();
+    let accepted = std::sync::Mutex::new(None);
+    let (_slow, other) = desk.session(Scripted::new(Expect::any(), move |seen, _| {
+        if let Seen::Frame(_) = seen {
+            *accepted.lock().unwrap() = Some(remote.attempt().unwrap().accept());
+            world.advance(2 * SECOND);
+        }
+        Then::Stay
+    }));
+    other.send(b"x").unwrap();
+    desk.settle();
+    assert_eq!(connected.take(), [Seen::Open]);
+
+    let states = (0..1_100).map(|_| patient(Expect::until(b"\n").within(SECOND)));
+    let crowd: Vec<_> = states.map(|state| desk.session(state)).collect();
+    let (_, slow) = desk.session(patient(Expect::until(b"\n").within(SECOND)));
+    crowd.iter().for_each(|(_, peer)| _ = peer.send(b"be").unwrap());
+    slow.send(b"be").unwrap();
+    desk.settle();
+    crowd.iter().for_each(|(_, peer)| _ = peer.send(b"gun\n").unwrap());
+    slow.send(b"gun").unwrap();
+    let expired = desk.rig.hub.counters().expired;
+    desk.pass(2 * SECOND);
+    assert!(crowd.iter().all(|(log, _)| log.all() == [frame(b"begun")]));
+    assert_eq!(desk.rig.hub.counters().expired - expired, 1, "what is no frame yet is late");
+}
+
 // --- timers -------------------------------------------------------------------------------------------------------
 
 #[test]

@@ -6,13 +6,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::event_loop::Step;
 use crate::event_loop::counters::{Counters, add, count};
 use crate::event_loop::inbox::nanos;
 use crate::event_loop::session::{Flags, Session, Verb};
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Armed, Timer, Timers};
-use crate::sys::{self, Errno};
+use crate::event_loop::{Face, Step};
+use crate::sys::{self, Bits, Errno};
 use crate::typed::ending::Ending;
 use crate::typed::expect::Seen;
 use crate::typed::face::{Alarm, Core, Sessions, Typed, forget, leave};
@@ -256,6 +256,17 @@ impl<P: Protocol> Sessions<P> {
         if session.has(Flags::CLOSING) {
             return;
         }
+        let mut step = Step::Idle;
+        if session.state.connecting || session.state.machine.is_overdue(&self.bench) {
+            // It is tried before its time is looked at: the selector tells of so many at a time, and after a pause of the whole
+            // process that may be the others.
+            session.note(Bits::READABLE);
+            step = Face::step(self, key, session, &mut core.timers);
+            if step == Step::Ending {
+                return core.enqueue(key);
+            }
+            core.timers.disarm(&mut session.state.armed);
+        }
         let machine = &mut session.state.machine;
         let fate = if session.state.connecting {
             Err(End::Os(Errno::TIMEDOUT.into()).into())
@@ -265,7 +276,11 @@ impl<P: Protocol> Sessions<P> {
             catch(|| machine.overdue(&mut self.bench, key.token()))
         } else {
             // It was looked at early: most limits are never reached.
-            return self.after(key, session, &mut core.timers, Ok(()));
+            self.after(key, session, &mut core.timers, Ok(()));
+            if step == Step::Again {
+                core.enqueue(key);
+            }
+            return;
         };
         self.after(key, session, &mut core.timers, fate);
         core.enqueue(key);
