@@ -10,8 +10,10 @@ mod desk;
 use std::time::Duration;
 
 use bytes::Bytes;
-use desk::{Desk, Got, bytes, desk_with, of_context, received};
-use gaio::{Conn, Event, Half, NextTurn, Outcome, SubmitErrorKind};
+use desk::{Desk, Got, bytes, desk, desk_with, of_context, received};
+use gaio::{Conn, Event, Half, NextTurn, OpError, Outcome, SubmitErrorKind};
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// What one call brings, which may take two turns: how many it took.
 fn turns(desk: &mut Desk) -> (Vec<(u32, Got)>, usize) {
@@ -435,4 +437,58 @@ fn what_is_in_flight_is_bounded_and_given_back_however_it_ends() {
         one.write(vec![7; 10]).submit_with(8).unwrap();
         assert_eq!(desk.events(), [(8, Got::Failed(Half::Write, 0, "Closed".into()))]);
     }
+}
+
+/// The selector tells of so many connections at a time. What the others have got while the loop was stopped has come in time: an
+/// operation is tried before its deadline is looked at, and so are those that a connect has under way.
+#[test]
+fn what_has_come_in_time_is_not_late_though_the_loop_was() {
+    let mut desk = desk();
+    let crowd: Vec<_> = (0..1_100).map(|_| desk.conn()).collect();
+    for (conn, _) in &crowd {
+        conn.read_leased().within(SECOND).submit_with(1).unwrap();
+    }
+    let (slow, peer) = desk.conn();
+    slow.read_exact(Vec::new(), 4).within(SECOND).submit_with(2).unwrap();
+    let remote = desk.world.remote();
+    desk.submitter.connect(remote.addr()).within(SECOND).submit_with(3).unwrap();
+    assert_eq!(desk.events(), []);
+    crowd.iter().for_each(|(_, peer)| _ = peer.send(b"x").unwrap());
+    peer.send(b"two").unwrap();
+    let _accepted = remote.attempt().unwrap().accept();
+    desk.world.advance(2 * SECOND);
+    let (mut got, mut late, mut connected) = (0, 0, 0);
+    for _ in 0..20 {
+        for event in desk.watcher.turn(Some(Duration::ZERO)).unwrap() {
+            match event {
+                Event::Done { context: 1, outcome: Outcome::Leased(_), .. } => got += 1,
+                Event::Done { context: 2, outcome: Outcome::Failed(failure), .. } => {
+                    assert!(matches!((failure.error, failure.transferred), (OpError::TimedOut, 3)));
+                    late += 1;
+                }
+                Event::Connected { result: Ok(_), .. } => connected += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert_eq!((got, late, connected), (1_100, 1, 1));
+}
+
+/// Who turns a loop by hand is away between turns, and may submit something before the next: that is taken up without a look at
+/// the selector, which would say that the bytes are there.
+#[test]
+fn what_has_come_between_two_turns_has_come_in_time() {
+    let mut desk = desk();
+    let ((conn, peer), (full, reader)) = (desk.conn(), desk.conn());
+    conn.read_leased().within(SECOND).submit_with(1).unwrap();
+    full.write(vec![7; 100_000]).within(SECOND).submit_with(2).unwrap();
+    assert_eq!(desk.events(), []);
+    peer.send(b"in time").unwrap();
+    let mut buffer = vec![0; 100_000];
+    assert!(reader.recv(&mut buffer).unwrap() > 50_000);
+    desk.world.advance(2 * SECOND);
+    desk.submitter.post(3).unwrap();
+    let mut got = desk.events();
+    got.sort_by_key(|(context, _)| *context);
+    assert_eq!(got, [(1, bytes(b"in time")), (2, Got::Wrote), (3, Got::Posted)]);
 }

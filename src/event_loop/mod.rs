@@ -125,6 +125,10 @@ pub(crate) struct Core<S, T> {
     events: Vec<Readiness>,
     /// How many of them were told.
     told: usize,
+    /// The selector was asked since the last turn.
+    asked: bool,
+    /// It has told as much as it does at once: there may be more.
+    pub(crate) crowded: bool,
     /// Counts passes, in its low bits.
     turn: u8,
     pub(crate) limits: Limits,
@@ -142,6 +146,8 @@ impl<S, T> Core<S, T> {
             shortage: Shortage::new()?,
             events: Vec::with_capacity(sys::MAX_EVENTS),
             told: 0,
+            asked: false,
+            crowded: false,
             turn: 0,
             limits,
             counters,
@@ -230,6 +236,7 @@ impl<F: Face> EventLoop<F> {
         if self.core.events.is_empty() {
             self.core.selector.wait(&mut self.core.events, if busy { Some(0) } else { due })?;
         }
+        self.core.asked = true;
         Ok(())
     }
 
@@ -324,6 +331,7 @@ impl<F: Face> EventLoop<F> {
             let step = if self.face.full() { Step::Again } else { self.face.step(key, session, &mut self.core.timers) };
             self.after(key, step);
         }
+        self.core.crowded = self.core.events.len() == sys::MAX_EVENTS;
         self.core.events.clear();
         self.core.told = 0;
     }
@@ -359,7 +367,8 @@ impl<F: Face> EventLoop<F> {
     }
 
     fn expire(&mut self) {
-        if self.core.timers.next().is_none() {
+        // Not in a turn that has left the selector out, which is soon followed by one that has not: what is there would be late.
+        if !std::mem::replace(&mut self.core.asked, false) || self.core.timers.next().is_none() {
             return;
         }
         // What is left of the budget is due in the next turn, which does not sleep.

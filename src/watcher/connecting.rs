@@ -290,6 +290,10 @@ impl<C> Proactor<C> {
         count(&self.shared.counters.expired);
         if let Some(connect) = self.connects.all.get_mut(&id) {
             connect.deadline = Armed::NONE;
+            // Asked before it is given up, as any operation is tried.
+            for (key, _) in connect.racing.clone() {
+                self.advance_connect(core, key);
+            }
             self.fail_connect(core, id, OpError::TimedOut);
         }
     }

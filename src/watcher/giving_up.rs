@@ -12,6 +12,7 @@ use crate::error::OpError;
 use crate::event_loop::counters::count;
 use crate::event_loop::session::Flags;
 use crate::event_loop::slab::Key;
+use crate::sys::Bits;
 use crate::watcher::Conn;
 use crate::watcher::link::Token;
 use crate::watcher::proactor::{Core, Proactor};
@@ -19,14 +20,19 @@ use crate::watcher::turn::Turn;
 
 impl<C> Proactor<C> {
     /// The time of an operation is over. It is tried before that is looked at; if it has been waiting for its session's
-    /// turn, or for a place in the batch, that is now.
+    /// turn, for a place in the batch, or behind a crowd for its edge, that is now.
     pub(crate) fn overdue(&mut self, core: &mut Core, index: u32) {
         let Some(pending) = self.ops.expired(index) else { return };
         let (Token::Session(token), goes_out) = (pending.conn.token(), pending.body.goes_out()) else { return };
         let key = Key::from_token(token);
-        let Some(session) = core.sessions.get_mut(key).filter(|session| session.has(Flags::QUEUED)) else {
+        let crowded = core.crowded;
+        let Some(session) = core.sessions.get_mut(key).filter(|session| crowded || session.has(Flags::QUEUED)) else {
             return self.give_up(core, index, OpError::TimedOut);
         };
+        if crowded {
+            session.note(Bits::READABLE);
+            session.retry_now();
+        }
         if goes_out && session.state.write.starts_with(index) && session.wants_to_write() {
             self.try_write(&mut Turn::new(key, session, &mut core.timers, &self.limits));
         }
