@@ -265,6 +265,15 @@ mod tests {
     }
 
     #[test]
+    fn whoever_uses_it_keeps_it() {
+        let cell = ThreadBound::new(1);
+        assert!(cell.bind());
+        let inside = cell.with(|_| (cell.unbind(), cell.bind(), cell.with(|_| ()), cell.is_here()));
+        assert_eq!(inside, Some((false, false, None, true)));
+        assert!(cell.unbind() && !cell.unbind());
+    }
+
+    #[test]
     fn a_panic_inside_leaves_the_cell_usable() {
         let cell = ThreadBound::new(1);
         cell.bind();

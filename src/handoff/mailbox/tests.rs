@@ -55,6 +55,19 @@ fn a_wait_that_timed_out_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_wait_with_time_left_ends_with_a_batch() {
+    for limit in [Duration::MAX, Duration::from_secs(3_600)] {
+        let (mut publisher, mut taker) = mailbox(0, 0, 0);
+        let waiting = thread::spawn(move || taker.take_timeout(limit));
+        while publisher.shared.word.load(Relaxed) != WAIT && !waiting.is_finished() {
+            thread::yield_now();
+        }
+        assert_eq!(publisher.publish(), Published::Handed);
+        assert_eq!(waiting.join().unwrap(), Taken::Batch { more: false });
+    }
+}
+
+#[test]
 fn a_taker_that_moved_is_woken_where_it_is() {
     let (mut publisher, mut taker) = mailbox(0, 0, 0);
     assert_eq!(taker.take_timeout(Duration::ZERO), Taken::Nothing);
