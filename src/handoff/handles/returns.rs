@@ -12,7 +12,8 @@ use crate::sync::{AtomicPtr, mutant, order};
 
 /// The list of blocks that came home, with the last first. Lives in [`Counted::Home`].
 ///
-/// Any thread may push (by dropping a last handle) while any other drains or closes; usually the loop does that.
+/// Any thread may push (by dropping a last handle) while any other drains or closes; usually the loop does that. Each
+/// block holds the home, and so the list that it is on: drain or close it, or they keep each other for ever.
 pub struct Returns<T: Counted> {
     /// Null: empty. [`closed`]: closed, and empty for ever.
     head: AtomicPtr<Block<T>>,
@@ -115,12 +116,6 @@ impl<T: Counted> Returns<T> {
 impl<T: Counted> Default for Returns<T> {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl<T: Counted> Drop for Returns<T> {
-    fn drop(&mut self) {
-        drop(self.close());
     }
 }
 
