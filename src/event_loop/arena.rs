@@ -97,6 +97,7 @@ mod tests {
         let n = 3 * CHUNK + 1;
         let mut seen: Vec<u32> = (0..n).map(|i| arena.insert(i)).collect();
         assert_eq!(arena.indices(), seen, "the first of each chunk first");
+        assert_eq!(arena.chunks.len(), 4, "none is begun before the last is full");
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen.len(), n);

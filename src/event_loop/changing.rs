@@ -56,3 +56,26 @@ impl<L: Clone> Changing<L> {
         (std::mem::replace(seen, changes) != changes).then(|| self.whole())
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_seen_once_and_one_that_is_refused_never() {
+        let (changing, mut seen) = (Changing::new(1), 0);
+        assert_eq!((changing.whole(), changing.changed(&mut seen)), (1, None));
+        let refuse = |_: &i32, _: &i32| LimitsError::first(&[("size", 2, 3, 4)]);
+        assert_eq!(changing.set(2, refuse).unwrap_err().limit(), "size");
+        assert_eq!((changing.whole(), changing.changed(&mut seen)), (1, None));
+        let see = |new: &i32, before: &i32| {
+            assert_eq!((*new, *before), (3, 1));
+            Ok(())
+        };
+        changing.set(3, see).unwrap();
+        assert_eq!((changing.changed(&mut seen), changing.changed(&mut seen)), (Some(3), None));
+        changing.set(4, |_, _| Ok(())).unwrap();
+        changing.set(5, |_, _| Ok(())).unwrap();
+        assert_eq!((changing.changed(&mut seen), changing.changed(&mut seen)), (Some(5), None));
+    }
+}

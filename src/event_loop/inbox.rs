@@ -305,3 +305,7 @@ impl<S> Intake<S> {
 pub(crate) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(all(test, gaio_sim, not(loom)))]
+#[path = "inbox_tests.rs"]
+mod tests;

@@ -195,7 +195,7 @@ mod tests {
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen.len(), n);
-        assert_eq!(slab.keys().len(), n);
+        assert_eq!((slab.keys().len(), slab.chunks.len()), (n, 4), "no chunk is begun before the last is full");
     }
 
     #[test]

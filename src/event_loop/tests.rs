@@ -8,6 +8,8 @@ use crate::sys::sim::{Clock, Fault, Faults, Peer, World};
 
 #[path = "accept_tests.rs"]
 mod accepting;
+#[path = "next_turn_tests.rs"]
+mod next_turns;
 
 const MILLISECOND: u64 = 1_000_000;
 /// What a timer may be late by.

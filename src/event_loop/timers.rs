@@ -153,4 +153,16 @@ mod tests {
         assert_eq!(at(20 * MS), None);
         assert!(timers.next().is_some_and(|next| next > 20 * MS));
     }
+
+    #[test]
+    fn a_timer_says_when_it_expires_rounded_up() {
+        let mut timers = Timers::new();
+        let mut armed = timers.arm(5 * MS + 1, Timer::Grace);
+        assert_eq!(timers.armed_at(armed), Some(6 * MS));
+        let later = timers.arm(u64::MAX, Timer::Accept(0));
+        assert_eq!(timers.armed_at(later), Some(u64::MAX));
+        let before = armed;
+        timers.disarm(&mut armed);
+        assert_eq!((timers.armed_at(armed), timers.armed_at(before)), (None, None));
+    }
 }

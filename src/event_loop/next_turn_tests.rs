@@ -1,0 +1,34 @@
+//! How long a loop inside of another may sleep.
+
+use super::*;
+use crate::event_loop::next_turn::NextTurn;
+use std::time::{Duration, Instant};
+
+#[test]
+fn it_sleeps_until_something_is_due_that_no_descriptor_tells() {
+    let mut bed = bed();
+    assert_eq!(bed.turn(), []);
+    assert_eq!(bed.event_loop.next_turn(), NextTurn::WhenReadable);
+    bed.core().timers.arm(8 * TICK, Timer::Grace);
+    let (ahead, before) = (Duration::from_nanos(8 * TICK), Instant::now());
+    let NextTurn::At(at) = bed.event_loop.next_turn() else { panic!("there is a timer") };
+    assert!((before + ahead..=Instant::now() + ahead).contains(&at));
+    bed.sleep(None);
+    assert_eq!(bed.event_loop.next_turn(), NextTurn::Now, "it is due");
+    assert_eq!(bed.pass(), [Seen::Timer(Timer::Grace)]);
+    assert_eq!(bed.event_loop.next_turn(), NextTurn::WhenReadable);
+    bed.face().busy = true;
+    assert_eq!(bed.event_loop.next_turn(), NextTurn::Now);
+}
+
+/// Raised while the gate was open: nobody has written the waker for that.
+#[test]
+fn it_does_not_sleep_on_a_raise_within_the_turn() {
+    let mut bed = bed();
+    let raiser = bed.raiser.clone();
+    bed.face().collect = Some(Box::new(move |_| assert!(!raiser.raise())));
+    assert_eq!(bed.turn(), []);
+    assert_eq!(bed.event_loop.next_turn(), NextTurn::Now);
+    assert_eq!(bed.turn(), []);
+    assert_eq!(bed.event_loop.next_turn(), NextTurn::WhenReadable);
+}
