@@ -359,6 +359,19 @@ mod tests {
     }
 
     #[test]
+    fn an_emptied_output_says_what_memory_it_holds() {
+        let mut output = Output::default();
+        assert_eq!(output.capacity(), 0);
+        (0..100).for_each(|_| output.write_bytes(Bytes::from_static(&[7; WORTH_KEEPING])));
+        output.take(&[]);
+        let queue = output.capacity();
+        assert!((100..=400).contains(&(queue / size_of::<Piece>())), "{queue} B for 100 pieces");
+        output.write(&[7; PIECE], &[]);
+        output.take(&[]);
+        assert!((PIECE..=2 * PIECE).contains(&(output.capacity() - queue)), "and the buffer");
+    }
+
+    #[test]
     fn the_buffer_of_copies_is_used_again() {
         let mut output = Output::default();
         output.write(b"first", &[]);

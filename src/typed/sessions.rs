@@ -386,3 +386,7 @@ impl<P: Protocol> std::fmt::Debug for Hub<P> {
         f.debug_struct("Hub").field("sessions", &self.sessions()).finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, gaio_sim, not(loom)))]
+#[path = "sessions_tests.rs"]
+mod tests;
