@@ -139,10 +139,7 @@ impl<P: Protocol> Sessions<P> {
         let was_kept = kept.is_some();
         let verb = match kept {
             Some(mut bytes) => {
-                // Straight behind what is there: it grows with what has arrived, never to what was announced.
-                if bytes.capacity() - bytes.len() < 2_048 {
-                    bytes.reserve(bytes.len().max(4_096).min(self.bench.limits.receive));
-                }
+                make_room(&mut bytes, self.bench.limits.receive);
                 let (bytes, verb) = session.recv_vec(bytes);
                 if let Some(partial) = &mut session.state.machine.partial {
                     partial.bytes = bytes;
@@ -318,6 +315,13 @@ impl<P: Protocol> Sessions<P> {
         if dropped.is_err() {
             count(&self.mail.counters.panics);
         }
+    }
+}
+
+/// Room to receive straight behind what is there: it grows with what has arrived, never to what was announced.
+fn make_room(bytes: &mut Vec<u8>, most: usize) {
+    if bytes.capacity() - bytes.len() < 2_048 {
+        bytes.reserve(bytes.len().max(4_096).min(most));
     }
 }
 

@@ -50,7 +50,7 @@ pub(crate) fn flush_inline<P: Protocol>(
             bench.outputs.give(backlog);
         }
         sent?;
-    } else if bench.scratch.queued() > 0 {
+    } else {
         let sent = send(session, &mut bench.scratch, input, timers, token);
         if bench.scratch.queued() > 0 {
             session.state.machine.backlog = Some(Box::new(bench.scratch.keep(input)));
