@@ -153,6 +153,20 @@ fn an_exact_read_is_put_together_from_single_bytes() {
     assert!(all.iter().zip(0u32..).all(|(byte, at)| *byte == at.to_ne_bytes()[0]) && all.len() == 1_000);
 }
 
+/// A read that is filled by its second part proves nothing: what is behind it has had its edge.
+#[test]
+fn bytes_behind_an_exact_read_in_two_parts_are_there_for_the_next() {
+    let mut desk = desk_with(|_| (), |_| ());
+    let (conn, peer) = desk.conn();
+    conn.read_exact(Vec::with_capacity(8), 8).submit_with(1).unwrap();
+    peer.send(b"012").unwrap();
+    assert_eq!(desk.events(), []);
+    peer.send(b"34567behind").unwrap();
+    assert_eq!(desk.events(), [(1, bytes(b"01234567"))]);
+    conn.read(Vec::with_capacity(8)).submit_with(2).unwrap();
+    assert_eq!(desk.events(), [(2, bytes(b"behind"))]);
+}
+
 // --- ends --------------------------------------------------------------------------------------------------------
 
 /// Whoever fills a small lease gets a large one, until one comes back with less in it than a small one holds.

@@ -989,13 +989,13 @@ fn a_burst_of_messages_is_offered_to_the_system() {
     let (log, peer) = desk.session(Scripted::quiet(Expect::any()));
     for _ in 0..20 {
         log.send(order(|io| {
-            io.write(&[7; 50]);
+            io.write(&[7; 70]);
             Then::Stay
         }));
     }
     desk.settle();
     assert_eq!(log.end(), None);
-    assert_eq!(received(&peer).unwrap(), [7; 1_000]);
+    assert_eq!(received(&peer).unwrap(), [7; 1_400]);
 }
 
 /// What callbacks leave to be done raises nothing: the loop has to know of it by itself.
@@ -1249,4 +1249,189 @@ fn a_panic_leaves_the_figures_true() {
     desk.settle();
     assert_eq!(log.frames().len(), 3);
     assert_eq!(desk.rig.hub.counters().frames - after.frames, 3);
+}
+
+/// Of one that was in several groups and left one of them nothing is left in the others when it ends.
+#[test]
+fn whoever_left_one_group_is_forgotten_by_the_others_at_its_end() {
+    let mut desk = desk();
+    let (log, _peer) = desk.session(Scripted::quiet(Expect::any()));
+    log.send(order(|io| {
+        (1..=3).for_each(|group| io.join(group));
+        io.leave(1);
+        Then::Stay
+    }));
+    desk.settle();
+    for group in 1..=3 {
+        desk.rig.hub.broadcast(group, note("to all")).map_err(drop).unwrap();
+    }
+    desk.settle();
+    assert_eq!(log.take(), [Seen::Message("order"), Seen::Message("to all"), Seen::Message("to all")]);
+    log.send(order(|_| Then::Abort));
+    desk.settle();
+    for group in 1..=3 {
+        desk.rig.hub.broadcast(group, note("to nobody")).map_err(drop).unwrap();
+    }
+    desk.settle();
+    assert_eq!(desk.rig.hub.counters().undelivered, 0);
+}
+
+/// Who produces as fast as the system takes has a share of the turn, counted in callbacks as frames are.
+#[test]
+fn one_that_produces_for_ever_has_its_share_of_a_turn() {
+    let mut desk =
+        desk_with(|_| (), |limits| (limits.low_water, limits.high_water, limits.frames_per_turn) = (0, 10, 3));
+    let produces = |seen: &Seen, io: &mut gaio::Io<'_, Scripted>| {
+        if let Seen::Frame(_) | Seen::Drained = seen {
+            io.write(&[7; 20]);
+        }
+        Then::Stay
+    };
+    let (log, peer) = desk.session(Scripted::new(Expect::any(), produces));
+    peer.send(b"begin").unwrap();
+    for turn in 1..=5 {
+        desk.rig.sessions.turn(Some(Duration::ZERO)).unwrap();
+        // Its step by the event, and another from the list of those who are not done.
+        assert!((3 * turn..=6 * turn).contains(&log.all().len()), "turn {turn}: {}", log.all().len());
+    }
+    assert_eq!(received(&peer).unwrap(), vec![7; 20 * log.all().len()]);
+}
+
+/// What was called as the loop ended, and wrote nothing, has nothing unsent: its peer sees an end, not a reset.
+#[test]
+fn an_end_with_the_loop_is_a_reset_only_if_something_is_unsent() {
+    for (writes, ends) in [(&b""[..], Ok(vec![])), (b"late", Err(ErrorKind::ConnectionReset))] {
+        let mut desk = desk();
+        let (log, peer) = desk.session(Scripted::new(Expect::any(), move |seen, io| {
+            match seen {
+                Seen::Shutdown => io.timer(1, SECOND),
+                Seen::Timer(_) => io.write(writes),
+                _ => {}
+            }
+            Then::Stay
+        }));
+        desk.rig.hub.shutdown(SECOND);
+        desk.settle();
+        desk.world.advance(SECOND + TICK);
+        while desk.rig.sessions.turn(Some(Duration::ZERO)).is_ok() {}
+        assert_eq!(log.take(), [Seen::Shutdown, Seen::Timer(1), Seen::End("the loop has ended".into())]);
+        assert_eq!(received(&peer), ends);
+    }
+}
+
+/// Whatever is written in a turn goes out in one send: answers to the frames of one receive, and to many messages.
+#[test]
+fn what_is_written_in_a_turn_is_one_send() {
+    let mut desk = desk();
+    let (state, log) = Scripted::quiet(Expect::exactly(2));
+    let (log, peer) = desk.session((state.echoing(), log));
+    let cost = |desk: &mut Desk, act: &dyn Fn()| {
+        let before = desk.world.calls();
+        act();
+        desk.settle();
+        let after = desk.world.calls();
+        (after.receives - before.receives, after.sends - before.sends)
+    };
+    assert_eq!(cost(&mut desk, &|| drop(peer.send(b"0123456789"))), (1, 1));
+    let frames = |n| (0..n).map(|n| frame(&b"0123456789"[2 * n..2 * n + 2])).collect::<Vec<_>>();
+    assert_eq!((log.take(), received(&peer)), (frames(5), Ok(b"0123456789".to_vec())));
+    // A frame that comes in two halves.
+    assert_eq!(cost(&mut desk, &|| drop(peer.send(b"0"))), (1, 0));
+    assert_eq!(cost(&mut desk, &|| drop(peer.send(b"1"))), (1, 1));
+    assert_eq!((log.take(), received(&peer)), (frames(1), Ok(b"01".to_vec())));
+    let messages = || {
+        for _ in 0..10 {
+            log.send(order(|io| {
+                io.write(b"ten");
+                Then::Stay
+            }));
+        }
+    };
+    assert_eq!(cost(&mut desk, &messages), (0, 1));
+    assert_eq!(received(&peer).unwrap(), b"ten".repeat(10));
+}
+
+/// What this thread sends between two turns writes no waker: who asks how long to sleep is told not to.
+#[test]
+fn what_is_sent_between_two_turns_is_not_slept_on() {
+    let mut desk = desk();
+    let (log, _peer) = desk.session(Scripted::quiet(Expect::any()));
+    assert_eq!(desk.rig.sessions.next_turn(), gaio::NextTurn::WhenReadable);
+    log.send(note("news"));
+    assert_eq!(desk.rig.sessions.next_turn(), gaio::NextTurn::Now);
+    desk.rig.sessions.turn(None).unwrap();
+    assert_eq!(log.take(), [Seen::Message("news")]);
+    desk.settle();
+    assert_eq!(desk.rig.sessions.next_turn(), gaio::NextTurn::WhenReadable);
+}
+
+/// Marks and the cap are the most that may be queued, a last word included.
+#[test]
+fn marks_of_output_are_met_to_the_byte() {
+    let mut desk = desk_with(|_| (), |limits| (limits.low_water, limits.high_water, limits.output) = (0, 7, 8));
+    let (log, _peer) = desk.session(Scripted::quiet(Expect::any()));
+    for (n, expected) in [(7, vec![]), (8, vec![Seen::Drained])] {
+        log.send(order(move |io| {
+            io.write(&vec![7; n]);
+            Then::Stay
+        }));
+        desk.settle();
+        assert_eq!(log.take(), [vec![Seen::Message("order")], expected].concat());
+    }
+    let ends: [(&'static [u8], _); 2] =
+        [(b"too long", "a frame of more than 3 bytes"), (b"too long!", "too much output queued")];
+    for (last_word, why) in ends {
+        let (state, log) = Scripted::quiet(Expect::until(b"\n").at_most(3));
+        let (log, peer) = desk.session((state.with_last_word(last_word), log));
+        peer.send(b"and so on").unwrap();
+        peer.shutdown_write().unwrap();
+        desk.settle();
+        assert_eq!(log.take(), [Seen::End(why.into())]);
+    }
+}
+
+/// However large it is and however it comes: its memory grows with it, and what is behind it stands alone.
+#[test]
+fn a_frame_may_be_larger_than_any_buffer_and_the_end_behind_it_is_clean() {
+    for (size, buffer) in [(5, 1 << 16), (100_000, 1 << 16), (100_000, 5_000), (3_000, 1)] {
+        let mut desk = desk_with(|config| config.buffer = buffer, |limits| limits.receive = 4_096);
+        let (log, peer) = desk.session(Scripted::quiet(Expect::exactly(size)));
+        let bytes: Vec<u8> = (0..=250).cycle().take(size).collect();
+        for _ in 0..2 {
+            let mut sent = 0;
+            while sent < size {
+                sent += peer.send(&bytes[sent..]).unwrap();
+                desk.settle();
+            }
+            assert!(log.take() == [frame(&bytes)], "{size} through {buffer}");
+        }
+        assert_eq!(desk.rig.hub.counters().frames, 2);
+        peer.shutdown_write().unwrap();
+        desk.settle();
+        assert_eq!(log.take(), [Seen::Eof, Seen::End("closed".into())]);
+    }
+}
+
+/// A session that has ended its output goes on reading; its peer has the end behind all that was written.
+#[test]
+fn an_output_ends_behind_what_was_written() {
+    for buffer in [1_000, 10] {
+        let mut desk = desk_with(|config| config.buffer = buffer, |_| ());
+        let (log, peer) = desk.session(Scripted::quiet(Expect::any()));
+        log.send(order(|io| {
+            io.write(&[7; 25]);
+            io.end_output();
+            Then::Stay
+        }));
+        desk.settle();
+        let mut got = Vec::new();
+        while got.len() < 25 {
+            got.extend(received(&peer).unwrap());
+            desk.settle();
+        }
+        assert_eq!((got, received(&peer)), (vec![7; 25], Ok(vec![])));
+        peer.send(b"and you").unwrap();
+        desk.settle();
+        assert_eq!(log.take(), [Seen::Message("order"), frame(b"and you")]);
+    }
 }

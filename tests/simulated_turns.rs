@@ -492,3 +492,17 @@ fn what_has_come_between_two_turns_has_come_in_time() {
     got.sort_by_key(|(context, _)| *context);
     assert_eq!(got, [(1, bytes(b"in time")), (2, Got::Wrote), (3, Got::Posted)]);
 }
+
+#[test]
+fn batches_and_what_is_in_them_are_counted() {
+    let mut desk = desk_with(|_| (), |_| ());
+    let counted = |desk: &Desk| {
+        let counters = desk.submitter.counters();
+        (counters.batches, counters.completed)
+    };
+    for (posts, expected) in [(3, (1, 3)), (0, (1, 3)), (1, (2, 4))] {
+        (0..posts).for_each(|n| desk.submitter.post(n).unwrap());
+        assert_eq!(desk.events().len(), usize::try_from(posts).unwrap());
+        assert_eq!(counted(&desk), expected);
+    }
+}

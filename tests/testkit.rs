@@ -264,6 +264,8 @@ fn what_callbacks_ask_for_is_there_to_be_looked_at() {
     assert!(!log.has(&Seen::Message("to myself")));
     bench.deliver();
     assert!(log.has(&Seen::Message("to myself")));
+    assert_eq!(bench.state().map(|state| state.expect), bench.expects());
+    assert_eq!(bench.expects(), Some(Expect::until(b"\n")));
     bench.receive(b"one\ntwo");
     bench.message(order(|io| {
         io.write(b"bye");
@@ -598,4 +600,44 @@ fn an_address_may_be_told_to_refuse() {
     bench.deliver();
     assert_eq!(log.take(), [Seen::Open, Seen::Message("yes")]);
     bench.eof();
+}
+
+/// Its frames are what is there, from when it is told to look.
+struct Told(bool);
+
+impl Protocol for Told {
+    type Message = ();
+
+    fn expects(&self) -> Expect {
+        Expect::custom()
+    }
+
+    fn decode(&self, input: &[u8]) -> Decode {
+        if self.0 {
+            Decode::Frame { skip: 0, len: input.len(), total: input.len() }
+        } else {
+            Decode::More(input.len() + 1)
+        }
+    }
+
+    fn on_frame(self, frame: &[u8], io: &mut Io<'_, Self>) -> Next<Self> {
+        io.write(frame);
+        Next::Become(Self(false))
+    }
+
+    fn on_message(self, (): (), _: &mut Io<'_, Self>) -> Next<Self> {
+        Next::Become(Self(true))
+    }
+}
+
+/// A decoder may look at the state, so it is asked again after each callback, with nothing new to look at.
+#[test]
+fn a_decoder_is_asked_again_when_the_state_has_changed() {
+    let mut bench = Bench::new(Told(false));
+    for text in [b"one", b"two"] {
+        bench.receive(text);
+        assert_eq!(bench.written(), b"");
+        bench.message(());
+        assert_eq!(bench.written(), text);
+    }
 }
