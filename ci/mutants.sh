@@ -49,7 +49,7 @@ judge() {
 missed() { [ -s "$work/mutants.out/missed.txt" ]; }
 units() { judge --timeout 8 "$@" -C=--lib -- -- --skip sys::; }
 scripts() { judge --timeout 40 "$@" "-C=--test=$swarm" -- -- random; }
-simulated() { judge --timeout 20 "$@" "${tests[@]/#/-C=--test=}"; }
+simulated() { judge --timeout 60 "$@" "${tests[@]/#/-C=--test=}"; }
 
 try() {
     local judges swarm=swarm file core=() again=
@@ -57,7 +57,7 @@ try() {
     case $1 in
         loop) judges='units scripts simulated' tests+=(simulated_sessions testkit) ;;
         proactor) judges='scripts units simulated' ;;
-        typed) judges='simulated scripts units' swarm=swarm_sessions tests=(simulated_sessions testkit) ;;
+        typed) judges='units simulated scripts' swarm=swarm_sessions tests=(simulated_{sessions,panics} testkit) ;;
     esac
     work=$all/$1
     rm -rf "$work/tree"
