@@ -579,6 +579,19 @@ fn pooled_reads_without_room_wait_for_the_next_batch_and_lose_nothing() {
     assert!(desk.submitter.counters().starved >= 3);
 }
 
+/// A handle that is dropped between two turns is work: no sleep comes first.
+#[test]
+fn the_last_handle_dropped_between_turns_is_looked_after_at_once() {
+    let mut desk = desk();
+    let (conn, peer) = desk.conn();
+    assert_eq!(desk.events(), []);
+    assert!(matches!(desk.watcher.next_turn(), NextTurn::WhenReadable));
+    drop(conn);
+    assert!(matches!(desk.watcher.next_turn(), NextTurn::Now));
+    assert_eq!(desk.turn(), []);
+    assert_eq!(received(&peer).unwrap(), b"", "closed");
+}
+
 #[test]
 fn nothing_is_left_when_the_watcher_is_gone() {
     let desk = desk();

@@ -149,6 +149,28 @@ fn reads_and_writes_share_a_step() {
     assert_eq!(desk.events().len(), 40 - 5 - reads - writes - 4 * took);
 }
 
+/// And of bytes, though a write has more than a step may send.
+#[test]
+fn reads_and_writes_share_the_bytes_of_a_step() {
+    let mut desk = desk_with(|_| (), |limits| limits.bytes_per_turn = 8);
+    let (conn, peer) = desk.conn();
+    assert_eq!(desk.events(), []);
+    for _ in 0..5 {
+        conn.read(Vec::with_capacity(4)).submit_with(1).unwrap();
+    }
+    conn.write(vec![7; 1_000]).submit_with(2).unwrap();
+    peer.send(&[8; 20]).unwrap();
+    let (mut reads, mut steps) = (0, 0);
+    while reads < 5 {
+        let (events, took) = turns(&mut desk);
+        assert_eq!(of_context(&events, 2), 0, "the write is far from its end");
+        reads += of_context(&events, 1);
+        // In a turn in which something was submitted, or an edge has come, a session may have two steps.
+        steps += 2 * took;
+        assert!(steps / 2 - 1 <= reads && reads <= steps, "{reads} reads in {steps} steps at most");
+    }
+}
+
 /// While anyone is on the ready list, a new read goes behind it.
 #[test]
 fn a_new_read_does_not_overtake_those_that_wait() {
