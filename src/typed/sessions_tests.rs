@@ -96,19 +96,28 @@ fn a_connection_goes_to_the_loop_with_the_fewest_sessions_the_own_one_of_equals(
     assert_eq!(loops.sessions(), [2, 1, 1]);
 }
 
+/// The other loop has the fewest sessions, but is on no thread yet: what is sent to it stays in its ring, which has two slots.
 #[test]
 fn what_another_loop_does_not_take_is_served_here_if_there_is_a_place() {
-    let mut loops = loops(2, 2);
-    let address = loops.listen(None);
-    loops.all[1].hub.shutdown(Duration::ZERO);
-    let peers = [(); 2].map(|()| loops.connect(address));
-    assert_eq!(loops.sessions(), [2, 0]);
-    assert_eq!(peers[1].send(b"hello").unwrap(), 5);
-    let turned_away = loops.connect(address);
-    assert_eq!(loops.sessions(), [2, 0]);
-    let counters = loops.counters();
-    assert_eq!((counters.accepted, counters.refused, counters.ended_by_system), (3, 1, 1));
-    assert_eq!(turned_away.recv(&mut [0; 9]).unwrap(), 0, "it is closed");
+    for (places, served) in [(4, [1, 1, 2, 2, 3, 4]), (3, [1, 1, 2, 2, 3, 3])] {
+        let mut loops = loops(1, places);
+        let limits = SessionLimits { sessions: places, ring_slots: 2, ..SessionLimits::default() };
+        let away = unbound(&limits, &[]);
+        loops.all[0] = unbound(&limits, &[away.hub.clone()]).bind();
+        let address = loops.listen(None);
+        let peers = served.map(|served| {
+            let peer = loops.connect(address);
+            assert_eq!(loops.sessions(), [served]);
+            peer
+        });
+        assert_eq!(away.hub.sessions(), 2);
+        let turned_away = usize::from(places == 3);
+        let counters = loops.counters();
+        let told = (counters.accepted, counters.refused, counters.ended_by_system);
+        assert_eq!(told, (6, turned_away as u64, turned_away as u64));
+        let answer = peers[5].recv(&mut [0; 9]).map_err(|error| error.kind());
+        assert_eq!(answer, if places == 3 { Ok(0) } else { Err(io::ErrorKind::WouldBlock) });
+    }
 }
 
 #[test]
