@@ -23,10 +23,10 @@ use gaio::{
 };
 
 const CONNECTIONS: usize = 8;
-/// Rounds of one message on each connection: 400 messages to warm up, and 2 000 that are counted, again if need be. A
+/// Rounds of one message on each connection: 400 messages to warm up, and 800 that are counted, again if need be. A
 /// warm-up that is shorter than a store of buffers is long: one that only fills must not pass for one that is full.
 const WARM_UP: usize = 50;
-const ROUNDS: usize = 250;
+const ROUNDS: usize = 100;
 const AN_HOUR: Duration = Duration::from_secs(3_600);
 static MESSAGE: [u8; 512] = [7; 512];
 
