@@ -140,6 +140,23 @@ fn a_peer_that_never_ends<D: Drive>() {
     assert_eq!(read_all(&mut peer), b"bye");
 }
 
+/// All was handed to the system, much of it is still there as the time is over: the descriptor is just closed, and the system
+/// goes on sending. A reset would throw that away.
+fn a_peer_that_reads_when_the_close_is_over<D: Drive>() {
+    const LEN: usize = 100_000;
+    let mut rig = Rig::<D>::with(|limits| limits.close_within = Duration::from_millis(50));
+    let (ours, mut peer) = Net::Tcp.pair();
+    rustix::net::sockopt::set_socket_send_buffer_size(&ours, 4 * LEN).unwrap();
+    rustix::net::sockopt::set_socket_recv_buffer_size(&peer, 4_096).unwrap();
+    let conn = rig.submitter.delegate(ours).unwrap();
+    conn.write(vec![1; LEN]).submit().unwrap();
+    conn.close().submit().unwrap();
+    rig.outcome().wrote();
+    rig.outcome().closed();
+    assert_eq!(rig.counters().closed_hard, 1);
+    assert_eq!(read_to_its_end(&mut peer), (LEN, None));
+}
+
 /// What could not be sent in time is reported, and the peer is told that it did not get all: by a reset.
 fn a_peer_that_never_reads<D: Drive>() {
     const LEN: usize = 16 << 20;
@@ -341,6 +358,7 @@ both_drives!(
     closing_twice_and_again_when_it_is_gone,
     the_descriptor_is_gone_when_the_close_completes,
     a_peer_that_never_ends,
+    a_peer_that_reads_when_the_close_is_over,
     a_peer_that_never_reads,
     a_peer_that_never_stops_talking,
     a_linger_bounds_the_close_and_does_not_block_it,

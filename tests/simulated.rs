@@ -312,19 +312,6 @@ fn a_graceful_close_is_given_its_time_and_no_more() {
     assert_eq!(desk.submitter.counters().sessions, 0);
 }
 
-/// All that was written was sent, so the peer sees a clean end behind it, whenever it looks.
-#[test]
-fn a_close_whose_time_is_over_resets_nothing_if_all_was_sent() {
-    let mut desk = desk_with(|_| (), |limits| limits.close_within = 300 * MILLISECOND);
-    let (conn, peer) = desk.conn();
-    conn.write(b"tail").submit_with(1).unwrap();
-    conn.close().submit_with(2).unwrap();
-    assert_eq!(desk.events(), [(1, Got::Wrote)]);
-    assert_eq!(desk.after(300 * MILLISECOND + TICK), [(2, Got::Closed)]);
-    assert_eq!(received(&peer).unwrap(), b"tail");
-    assert_eq!(received(&peer).unwrap(), b"");
-}
-
 // A linked write that is under way when an ending begins becomes a read behind it.
 
 #[test]
