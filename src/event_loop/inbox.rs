@@ -114,17 +114,13 @@ impl<S> Inbox<S> {
 
     #[inline(always)]
     pub(crate) fn submit(&self, submission: S, patience: Patience) -> Result<(), (SubmitErrorKind, S)> {
-        let local = self.local.pass(submission, |queue, submission| {
+        if let Some(mut queue) = self.local.enter() {
             if self.closing.load(Ordering::Relaxed) {
                 return Err((SubmitErrorKind::Closed, submission));
             }
             queue.push_back(Local { submission, after: self.ring.tail() });
-            Ok(())
-        });
-        let submission = match local {
-            Ok(done) => return done,
-            Err(foreign) => foreign,
-        };
+            return Ok(());
+        }
         match self.ring.push(submission) {
             Ok(()) => {}
             Err(PushError::Closed(back)) => return Err((SubmitErrorKind::Closed, back)),
@@ -139,9 +135,9 @@ impl<S> Inbox<S> {
     /// The same, of the loop's own thread alone, and after the end was asked for, too.
     #[cold]
     pub(crate) fn submit_inside(&self, submission: S) -> Result<(), S> {
-        self.local.pass(submission, |queue, submission| {
-            queue.push_back(Local { submission, after: self.ring.tail() });
-        })
+        let Some(mut queue) = self.local.enter() else { return Err(submission) };
+        queue.push_back(Local { submission, after: self.ring.tail() });
+        Ok(())
     }
 
     #[cold]

@@ -18,6 +18,8 @@
 #![expect(unsafe_code, reason = "the owner's id, not the compiler, proves that there is one thread")]
 
 use core::fmt;
+use core::marker::PhantomData;
+use core::ops::{Deref, DerefMut};
 use core::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::AtomicU64 as PlainAtomicU64;
 
@@ -62,7 +64,7 @@ pub fn on_loop_thread() -> bool {
 /// A value that is used by one thread at a time, named at run time. See [`with`](Self::with).
 pub struct ThreadBound<T> {
     owner: AtomicU64,
-    /// Whether [`with`](Self::with) is running. The owner's alone.
+    /// Whether somebody is [`Inside`]. The owner's alone.
     busy: Cell<bool>,
     value: UnsafeCell<T>,
 }
@@ -107,8 +109,8 @@ impl<T> ThreadBound<T> {
         true
     }
 
-    /// Takes the cell from this thread. `false`, and nothing happens, if it is not bound here, or if
-    /// [`with`](Self::with) is running: then somebody up the stack has the value.
+    /// Takes the cell from this thread. `false`, and nothing happens, if it is not bound here, or if somebody is
+    /// [`Inside`], as while [`with`](Self::with) runs.
     ///
     /// ```
     /// let cell = gaio::handoff::ThreadBound::new(1);
@@ -163,41 +165,79 @@ impl<T> ThreadBound<T> {
     /// ```
     #[inline]
     pub fn with<R>(&self, access: impl FnOnce(&mut T) -> R) -> Option<R> {
-        self.pass((), |value, ()| access(value)).ok()
+        self.enter().map(|mut inside| access(&mut inside))
     }
 
-    /// As [`with`](Self::with), with a value passed in, which comes back as the error if `access` was not run.
+    /// As [`with`](Self::with), for who would rather hold the value than pass a closure in: what is moved into the value
+    /// need not go through one. `None` under the same conditions.
+    ///
+    /// Leaked ([`mem::forget`](core::mem::forget)), it locks its own thread out for good, and no other in.
     ///
     /// ```
     /// let queue = gaio::handoff::ThreadBound::new(vec![]);
-    /// assert_eq!(queue.pass(1, |queue, item| queue.push(item)), Err(1)); // not bound
+    /// assert!(queue.enter().is_none()); // not bound
     /// queue.bind();
-    /// assert_eq!(queue.pass(1, |queue, item| queue.push(item)), Ok(()));
+    /// if let Some(mut inside) = queue.enter() {
+    ///     inside.push(1);
+    ///     assert!(queue.enter().is_none()); // re-entered
+    /// }
+    /// assert_eq!(queue.with(|queue| queue.pop()), Some(Some(1)));
     /// # queue.unbind();
     /// ```
     ///
-    /// # Errors
-    /// The value, under the conditions in which `with` says `None`.
+    /// It stays on its thread:
+    ///
+    /// ```compile_fail,E0277
+    /// let cell = gaio::handoff::ThreadBound::new(1);
+    /// let inside = cell.enter();
+    /// std::thread::scope(|scope| _ = scope.spawn(move || drop(inside)));
+    /// ```
     #[inline]
-    pub fn pass<V, R>(&self, passed: V, access: impl FnOnce(&mut T, V) -> R) -> Result<R, V> {
+    pub fn enter(&self) -> Option<Inside<'_, T>> {
         if !self.is_here() || self.busy.replace(true) {
-            return Err(passed);
+            return None;
         }
-        let _idle = Idle(&self.busy);
-        Ok(self.value.with_mut(|value| {
-            // SAFETY: this thread owns the value (L1) and was not inside already (L2); it cannot lose it meanwhile,
-            // since only it may unbind, and `unbind` refuses. Breaks if `busy` were cleared before this borrow ends.
-            access(unsafe { &mut *value }, passed)
-        }))
+        Some(Inside { cell: self, stays: PhantomData })
     }
 }
 
-/// Clears the flag when `with` ends, by return or by panic.
-struct Idle<'a>(&'a Cell<bool>);
+/// The value of a [`ThreadBound`], lent to the thread that owns it until this is dropped.
+pub struct Inside<'a, T> {
+    cell: &'a ThreadBound<T>,
+    /// Neither sent nor shared: on another thread the flag would not be the owner's alone.
+    stays: PhantomData<*mut T>,
+}
 
-impl Drop for Idle<'_> {
+impl<T> Deref for Inside<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        self.cell.value.with(|value| {
+            // SAFETY: as for `deref_mut`; shared, since this borrows `self` so.
+            unsafe { &*value }
+        })
+    }
+}
+
+impl<T> DerefMut for Inside<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        self.cell.value.with_mut(|value| {
+            // SAFETY: this thread owns the value (L1) and was not inside before (L2); it cannot lose it while this lives,
+            // since only it may unbind, and `unbind` refuses. Breaks if this were sent to another thread, or `busy` cleared
+            // before its last borrow ends.
+            unsafe { &mut *value }
+        })
+    }
+}
+
+impl<T> Drop for Inside<'_, T> {
+    #[inline]
     fn drop(&mut self) {
-        self.0.set(false);
+        // For the models, which see no more of a borrow than its beginning: it lasts until here.
+        self.cell.value.with_mut(|_| ());
+        self.cell.busy.set(false);
     }
 }
 
@@ -206,6 +246,12 @@ impl<T> Drop for ThreadBound<T> {
     /// before.
     fn drop(&mut self) {
         self.unbind();
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Inside<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
     }
 }
 

@@ -40,6 +40,6 @@ mod ring;
 
 pub use gate::{Keeper, Raiser, gate};
 pub use handles::{Counted, Drain, Handle, Returned, Returns};
-pub use local::{ThreadBound, on_loop_thread};
+pub use local::{Inside, ThreadBound, on_loop_thread};
 pub use mailbox::{Published, Publisher, Taken, Taker, mailbox};
 pub use ring::{Consumer, Pop, Position, Producer, PushError, ring};

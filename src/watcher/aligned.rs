@@ -14,8 +14,9 @@ pub(crate) const LINE: usize = 64;
 #[derive(Debug, Default)]
 pub(crate) struct Aligned {
     memory: Box<[u8]>,
-    /// Where the useful part begins.
+    /// Where the useful part begins, and its size.
     start: usize,
+    size: usize,
 }
 
 impl Aligned {
@@ -23,21 +24,20 @@ impl Aligned {
         let memory = vec![0; size + LINE].into_boxed_slice();
         // `align_offset` may answer "cannot be aligned", by `usize::MAX`: then it is not, but for the remainder.
         let start = memory.as_ptr().align_offset(LINE) % LINE;
-        Self { memory, start }
+        Self { memory, start, size }
     }
 
     /// The size of the useful part.
     #[inline]
     pub(crate) const fn size(&self) -> usize {
-        // Only the default has no line to spare; it has no bytes either.
-        self.memory.len().saturating_sub(LINE)
+        self.size
     }
 
     /// The first `len` bytes; `len` is at most the size.
     #[inline]
     pub(crate) fn first(&self, len: usize) -> &[u8] {
         debug_assert!(len <= self.size(), "the line to spare is not to be seen");
-        self.memory.get(self.start..).and_then(|memory| memory.get(..len)).unwrap_or_default()
+        self.memory.get(self.start..self.start + len).unwrap_or_default()
     }
 }
 
@@ -46,15 +46,14 @@ impl Deref for Aligned {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        self.first(self.size())
+        self.first(self.size)
     }
 }
 
 impl DerefMut for Aligned {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
-        let size = self.size();
-        self.memory.get_mut(self.start..).and_then(|memory| memory.get_mut(..size)).unwrap_or_default()
+        self.memory.get_mut(self.start..self.start + self.size).unwrap_or_default()
     }
 }
 

@@ -124,8 +124,11 @@ impl Pool {
     /// Takes a buffer back, or frees it. Never waits.
     pub(super) fn give(&self, buffer: Box<Buffer>) {
         let Some(class) = Self::class_of(buffer.memory.size(), self.large()) else { return };
-        let near = self.near.pass(buffer, |near, buffer| near.put(class, buffer));
-        let Err(buffer) = near.unwrap_or_else(Err) else { return };
+        let kept = match self.near.enter() {
+            Some(mut near) => near.put(class, buffer),
+            None => Err(buffer),
+        };
+        let Err(buffer) = kept else { return };
         // What finds no place is freed outside of the lock.
         let _surplus = self.try_with(|far| far.put(class, buffer));
     }
@@ -170,7 +173,9 @@ impl Pool {
 
 #[derive(Debug)]
 struct Shelf {
-    free: Vec<Lease>,
+    /// First the free ones, then nothing: places that were needed before.
+    places: Vec<Lease>,
+    free: usize,
     keep: usize,
     /// Fewest free ones since the last trim: those were never needed.
     unused: usize,
@@ -178,7 +183,41 @@ struct Shelf {
 
 impl Shelf {
     const fn new(keep: usize) -> Self {
-        Self { free: Vec::new(), keep, unused: 0 }
+        Self { places: Vec::new(), free: 0, keep, unused: 0 }
+    }
+
+    #[inline(always)]
+    fn draw(&mut self) -> Option<Lease> {
+        let last = self.free.checked_sub(1)?;
+        self.free = last;
+        self.unused = self.unused.min(last);
+        self.places.get_mut(last).map(Lease::take)
+    }
+
+    #[inline(always)]
+    fn give(&mut self, lease: Lease) {
+        match self.places.get_mut(self.free) {
+            Some(place) => {
+                // There is nothing to drop.
+                std::mem::forget(std::mem::replace(place, lease));
+                self.free += 1;
+            }
+            None => self.widen(lease),
+        }
+    }
+
+    /// What goes beyond what is kept is freed.
+    #[cold]
+    fn widen(&mut self, lease: Lease) {
+        if self.free < self.keep {
+            self.places.push(lease);
+            self.free += 1;
+        }
+    }
+
+    fn clear(&mut self) {
+        self.places.clear();
+        (self.free, self.unused) = (0, 0);
     }
 }
 
@@ -209,39 +248,33 @@ impl Stash {
         if self.draws >= WINDOW {
             self.trim();
         }
-        let shelf = self.shelf(class);
-        let found = shelf.free.pop();
-        shelf.unused = shelf.unused.min(shelf.free.len());
-        found.unwrap_or_else(|| Pool::draw(&self.pool, class))
+        self.shelf(class).draw().unwrap_or_else(|| Pool::draw(&self.pool, class))
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn give(&mut self, lease: Lease) {
         let Some(class) = Pool::class_of(lease.size(), self.pool.large()) else { return };
-        let shelf = self.shelf(class);
-        if shelf.free.len() < shelf.keep {
-            shelf.free.push(lease);
-        }
+        self.shelf(class).give(lease);
     }
 
     /// Changes the capacity of large buffers; those there are go, of both classes, since a small one may be too large now.
     pub(crate) fn set_large(&mut self, large: usize) {
         self.pool.large.store(large, Ordering::Relaxed);
-        for shelf in [&mut self.small, &mut self.large] {
-            shelf.free.clear();
-            shelf.unused = 0;
-        }
+        self.small.clear();
+        self.large.clear();
     }
 
     /// Frees half of what the window of draws never touched.
     fn trim(&mut self) {
         self.draws = 0;
         for shelf in [&mut self.small, &mut self.large] {
-            for mut surplus in shelf.free.drain(..shelf.unused.div_ceil(2)) {
+            let surplus = shelf.unused.div_ceil(2);
+            shelf.free -= surplus;
+            for mut surplus in shelf.places.drain(..surplus) {
                 // Freed, not passed on: the pool would only hand it back.
                 drop(surplus.0.take());
             }
-            shelf.unused = shelf.free.len();
+            shelf.unused = shelf.free;
         }
     }
 }
@@ -276,12 +309,12 @@ mod tests {
         let mut stash = Stash::new(pool);
         let burst: Vec<Lease> = (0..100).map(|_| stash.draw(Class::Small)).collect();
         burst.into_iter().for_each(|lease| stash.give(lease));
-        assert_eq!(stash.small.free.len(), 100);
+        assert_eq!(stash.small.free, 100);
         for _ in 0..20 * WINDOW {
             let lease = stash.draw(Class::Small);
             stash.give(lease);
         }
-        assert!(stash.small.free.len() <= 2, "{} kept", stash.small.free.len());
+        assert!(stash.small.free <= 2, "{} kept", stash.small.free);
     }
 
     #[test]

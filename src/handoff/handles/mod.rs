@@ -227,6 +227,8 @@ impl<T: Counted + fmt::Debug> fmt::Debug for Handle<T> {
 }
 
 /// The end of the last handle: the block is the caller's alone.
+#[cold]
+#[inline(never)]
 fn send_home<T: Counted>(block: NonNull<Block<T>>) {
     // SAFETY: no handle is left, and the block is not on the list yet: it is ours, and lives (H1).
     let value = unsafe { &block.as_ref().value };
