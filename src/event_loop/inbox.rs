@@ -17,11 +17,11 @@
 //! Models: loom-tests/turn.rs, loom-tests/lifecycle.rs. Mutants that must fail: `room_unnotified`, `room_by_store`,
 //! `room_after_check`, `submit_unraised`, `shutdown_unraised`, `grace_after_close`, `registered_late`, `local_overtakes`.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::error::SubmitErrorKind;
 use crate::event_loop::counters::Counters;
+use crate::event_loop::linear::{Linear, Vacant};
 use crate::handoff::{Consumer, Pop, Position, Producer, PushError, Raiser, ThreadBound, on_loop_thread};
 use crate::sync::figures::AtomicU64;
 use crate::sync::{Arc, AtomicBool, AtomicU32, Condvar, Mutex, Ordering, mutant};
@@ -41,9 +41,20 @@ pub(crate) const LOCAL: usize = 1_024;
 /// A submission of the loop's own thread, which does not go through the ring.
 #[derive(Debug)]
 pub(crate) struct Local<S> {
-    submission: S,
+    pub(crate) submission: S,
     /// The ring's tail when it was submitted: what was pushed before goes first, what was pushed after goes later (G2).
     after: Position,
+}
+
+impl<S: Vacant> Vacant for Local<S> {
+    #[inline(always)]
+    fn vacant() -> Self {
+        Self { submission: S::vacant(), after: Position::FIRST }
+    }
+
+    fn is_vacant(&self) -> bool {
+        self.submission.is_vacant()
+    }
 }
 
 /// Where submitters park while the ring is full.
@@ -82,11 +93,11 @@ pub(crate) struct Inbox<S> {
     /// Deadline of an announced shutdown, written before the ring is closed.
     grace: AtomicU64,
     closing: AtomicBool,
-    pub(crate) local: ThreadBound<VecDeque<Local<S>>>,
+    pub(crate) local: ThreadBound<Linear<Local<S>>>,
     counters: Arc<Counters>,
 }
 
-impl<S> Inbox<S> {
+impl<S: Vacant> Inbox<S> {
     pub(crate) fn new(ring: Producer<S>, raiser: Raiser, waker: Waker, counters: Arc<Counters>) -> Self {
         Self {
             ring,
@@ -95,7 +106,7 @@ impl<S> Inbox<S> {
             room: Room::new(),
             grace: AtomicU64::new(u64::MAX),
             closing: AtomicBool::new(false),
-            local: ThreadBound::new(VecDeque::with_capacity(LOCAL)),
+            local: ThreadBound::new(Linear::with_capacity(LOCAL)),
             counters,
         }
     }
@@ -118,7 +129,7 @@ impl<S> Inbox<S> {
             if self.closing.load(Ordering::Relaxed) {
                 return Err((SubmitErrorKind::Closed, submission));
             }
-            queue.push_back(Local { submission, after: self.ring.tail() });
+            queue.push(Local { submission, after: self.ring.tail() });
             return Ok(());
         }
         match self.ring.push(submission) {
@@ -136,7 +147,7 @@ impl<S> Inbox<S> {
     #[cold]
     pub(crate) fn submit_inside(&self, submission: S) -> Result<(), S> {
         let Some(mut queue) = self.local.enter() else { return Err(submission) };
-        queue.push_back(Local { submission, after: self.ring.tail() });
+        queue.push(Local { submission, after: self.ring.tail() });
         Ok(())
     }
 
@@ -224,16 +235,16 @@ impl<S> Inbox<S> {
 pub(crate) struct Intake<S> {
     ring: Consumer<S>,
     /// What this thread has submitted and the ring holds up.
-    local: VecDeque<Local<S>>,
+    local: Linear<Local<S>>,
     /// Where the ring ended when this drain began.
     seen: Position,
     popped: bool,
 }
 
-impl<S> Intake<S> {
+impl<S: Vacant> Intake<S> {
     pub(crate) fn new(ring: Consumer<S>) -> Self {
         let seen = ring.tail();
-        Self { ring, local: VecDeque::with_capacity(LOCAL), seen, popped: false }
+        Self { ring, local: Linear::with_capacity(LOCAL), seen, popped: false }
     }
 
     /// Begins a drain. All that is in the ring by now is handed out in it (G8): a submitter parked for room would wait
@@ -242,30 +253,47 @@ impl<S> Intake<S> {
         if self.popped {
             inbox.made_room(); // A panic of the user's cut the last drain short.
         }
-        let queue = &mut self.local;
-        inbox.local.with(|theirs| if queue.is_empty() { std::mem::swap(queue, theirs) } else { queue.append(theirs) });
+        inbox.local.with(|theirs| self.local.append(theirs));
         self.seen = self.ring.tail();
         self.popped = false;
     }
 
-    /// The next submission, in the order of happens-before (G2). `relies`: must what is still in the ring go before it?
+    /// The next submission, in the order of happens-before (G2): [`take_here`](Self::take_here) as long as there is
+    /// something, or else [`next_there`](Self::next_there).
+    #[inline]
+    pub(crate) fn next(&mut self, relies: impl Fn(&S) -> bool) -> Option<S> {
+        if self.has_here() { Some(self.take_here().submission) } else { self.next_there(relies) }
+    }
+
+    /// Is there something of this thread's, and all out that was in the ring when it was submitted?
+    #[inline(always)]
+    pub(crate) fn has_here(&self) -> bool {
+        // Nearly always the ring is empty, and there is no need to look at each.
+        let passed = |local: &Local<S>| self.ring.has_passed(self.seen) || self.ring.has_passed(local.after);
+        self.local.front().is_some_and(passed) && !mutant("registered_late")
+    }
+
+    /// Takes what [`has_here`](Self::has_here).
+    #[inline(always)]
+    pub(crate) fn take_here(&mut self) -> Local<S> {
+        self.local.take()
+    }
+
+    /// The next one of the ring, or what of this thread's need not wait for it. `relies`: must what is still in the ring
+    /// go before it?
     ///
     /// A slot that is reserved but not published holds the ring up; its producer raises the gate when it is done. Until
     /// then only those wait here that rely on what is in there.
-    #[inline]
-    pub(crate) fn next(&mut self, relies: impl Fn(&S) -> bool) -> Option<S> {
-        let passed = |local: &Local<S>| self.ring.has_passed(local.after) && !mutant("registered_late");
-        if self.local.front().is_some_and(passed) {
-            return self.local.pop_front().map(|local| local.submission);
-        }
+    #[inline(always)]
+    pub(crate) fn next_there(&mut self, relies: impl Fn(&S) -> bool) -> Option<S> {
         if let Pop::Item(submission) = self.ring.pop_before(self.seen) {
             self.popped = true;
             return Some(submission);
         }
-        if self.local.front().is_some_and(|local| relies(&local.submission) && !mutant("local_overtakes")) {
+        if self.local.front().is_none_or(|local| relies(&local.submission) && !mutant("local_overtakes")) {
             return None;
         }
-        self.local.pop_front().map(|local| local.submission)
+        Some(self.take_here().submission)
     }
 
     /// Ends a drain.
@@ -280,7 +308,7 @@ impl<S> Intake<S> {
         match self.ring.pop() {
             Pop::Item(submission) => Some(submission),
             Pop::Unpublished | Pop::Empty => {
-                let local = self.local.pop_front().or_else(|| inbox.local.with(VecDeque::pop_front).flatten())?;
+                let local = self.local.pop().or_else(|| inbox.local.with(Linear::pop).flatten())?;
                 Some(local.submission)
             }
         }

@@ -41,6 +41,7 @@ pub(crate) mod arena;
 pub(crate) mod changing;
 pub(crate) mod counters;
 pub(crate) mod inbox;
+pub(crate) mod linear;
 pub(crate) mod listener;
 pub(crate) mod next_turn;
 pub(crate) mod session;
@@ -283,7 +284,9 @@ impl<F: Face> EventLoop<F> {
         if self.core.listeners.is_empty() {
             return;
         }
-        for i in 0..self.core.events.len() {
+        // All of them in one look: nearly always none is a listener's.
+        let any = self.core.events.iter().fold(0, |any, event| any | event.token);
+        for i in 0..if any & LISTENER == 0 { 0 } else { self.core.events.len() } {
             let token = self.core.events[i].token;
             if token & LISTENER != 0 && token != WAKER {
                 self.core.listener_edge((token & !LISTENER) as usize);

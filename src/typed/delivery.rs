@@ -81,6 +81,7 @@ impl<P: Protocol> Sessions<P> {
 
     fn take_up(&mut self, core: &mut Core<P>, command: Command<P>, budget: &mut u32) {
         match command {
+            Command::Nothing => {}
             Command::Message { token, message } => {
                 *budget -= 1;
                 self.message(core, token, || message);

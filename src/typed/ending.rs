@@ -62,7 +62,7 @@ impl<P: Protocol> Sessions<P> {
                     self.let_go(|_| drop(leftover));
                 }
                 Command::Connect(connect) => self.tell(&mut Machine::new(connect.state), &End::Shutdown),
-                Command::Listen { .. } => {}
+                Command::Listen { .. } | Command::Nothing => {}
             }
         }
         if self.intake.is_finished() {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::error::SubmitErrorKind;
 use crate::event_loop::counters::Counters;
 use crate::event_loop::inbox::{Inbox, Patience};
+use crate::event_loop::linear::Vacant;
 use crate::sync::figures::AtomicUsize;
 use crate::sys::Socket;
 use crate::typed::address::{Post, SendError, SendErrorKind};
@@ -30,11 +31,34 @@ pub(crate) struct Newcomer<P> {
 }
 
 pub(crate) enum Command<P: Protocol> {
-    Message { token: u64, message: P::Message },
-    Broadcast { group: u64, message: P::Message, copy: fn(&P::Message) -> P::Message },
+    /// What a place holds that nothing is in.
+    Nothing,
+    Message {
+        token: u64,
+        message: P::Message,
+    },
+    Broadcast {
+        group: u64,
+        message: P::Message,
+        copy: fn(&P::Message) -> P::Message,
+    },
     Adopt(Box<Newcomer<P>>),
     Connect(Box<Connect<P>>),
-    Listen { socket: Socket, unix: bool, linger: Option<Duration> },
+    Listen {
+        socket: Socket,
+        unix: bool,
+        linger: Option<Duration>,
+    },
+}
+
+impl<P: Protocol> Vacant for Command<P> {
+    fn vacant() -> Self {
+        Self::Nothing
+    }
+
+    fn is_vacant(&self) -> bool {
+        matches!(self, Self::Nothing)
+    }
 }
 
 /// What everybody shares with one loop of sessions.

@@ -4,9 +4,8 @@
 //! arena, so pooled bytes travel with their completions and are valid exactly as long as the batch (I5): the next
 //! take gives the buffer back to the loop, and the borrow of [`Batch`] ends before it.
 
-use std::collections::VecDeque;
-
 use crate::error::{ConnectError, OpError, WaitError};
+use crate::event_loop::linear::{Linear, Vacant};
 use crate::watcher::aligned::{Aligned, LINE};
 use crate::watcher::outcome::{Detached, Event, Failure, ListenerId, Outcome, Payload};
 use crate::watcher::shared::Shared;
@@ -29,12 +28,41 @@ pub(crate) enum Stored {
 
 #[derive(Debug)]
 pub(crate) enum Item<C> {
-    Done { conn: Conn<C>, context: C, outcome: Stored },
-    Accepted { conn: Conn<C>, listener: ListenerId },
-    ListenerEnded { listener: ListenerId, error: Option<std::io::Error> },
+    /// It was taken out.
+    Nothing,
+    Done {
+        conn: Conn<C>,
+        context: C,
+        outcome: Stored,
+    },
+    Accepted {
+        conn: Conn<C>,
+        listener: ListenerId,
+    },
+    ListenerEnded {
+        listener: ListenerId,
+        error: Option<std::io::Error>,
+    },
     Posted(C),
-    Timer { context: C, result: Result<(), OpError> },
-    Connected { context: C, result: Result<Conn<C>, ConnectError> },
+    Timer {
+        context: C,
+        result: Result<(), OpError>,
+    },
+    Connected {
+        context: C,
+        result: Result<Conn<C>, ConnectError>,
+    },
+}
+
+impl<C> Vacant for Item<C> {
+    #[inline(always)]
+    fn vacant() -> Self {
+        Self::Nothing
+    }
+
+    fn is_vacant(&self) -> bool {
+        matches!(self, Self::Nothing)
+    }
 }
 
 /// Memory for pooled reads. Zeroed once, by the allocator; pages never read into are never touched.
@@ -80,7 +108,7 @@ impl Arena {
 
 #[derive(Debug)]
 pub(crate) struct Buffer<C> {
-    items: VecDeque<Item<C>>,
+    items: Linear<Item<C>>,
     pub(crate) arena: Arena,
     /// Operations among the items: what the taker subtracts from those in flight.
     pub(crate) ops: u32,
@@ -96,7 +124,7 @@ impl<C> Buffer<C> {
     /// Room for a full batch and the step that filled it; more only grows it once.
     pub(crate) fn new(batch: usize, step: usize, arena: usize) -> Self {
         let arena = Arena { memory: Aligned::new(arena), used: 0 };
-        Self { items: VecDeque::with_capacity(batch + step), arena, ops: 0, accepted: 0, bytes: 0, end: None }
+        Self { items: Linear::with_capacity(batch + step), arena, ops: 0, accepted: 0, bytes: 0, end: None }
     }
 
     /// What stands for a buffer where none is.
@@ -118,9 +146,9 @@ impl<C> Buffer<C> {
         match item {
             Item::Done { .. } | Item::Posted(_) | Item::Timer { .. } | Item::Connected { .. } => self.ops += 1,
             Item::Accepted { .. } => self.accepted += 1,
-            Item::ListenerEnded { .. } => {}
+            Item::ListenerEnded { .. } | Item::Nothing => {}
         }
-        self.items.push_back(item);
+        self.items.push(item);
     }
 
     /// Makes an emptied buffer fit to be filled again.
@@ -185,7 +213,7 @@ impl<C> Buffer<C> {
 /// ```
 #[derive(Debug)]
 pub struct Batch<'w, C = ()> {
-    items: &'w mut VecDeque<Item<C>>,
+    items: &'w mut Linear<Item<C>>,
     arena: &'w [u8],
 }
 
@@ -201,7 +229,11 @@ impl<'w, C> Iterator for Batch<'w, C> {
     // Into the caller's loop: an event that is matched at once need not be moved there first.
     #[inline(always)]
     fn next(&mut self) -> Option<Event<'w, C>> {
-        Some(match self.items.pop_front()? {
+        if self.items.is_empty() {
+            return None;
+        }
+        Some(match self.items.take() {
+            Item::Nothing => unreachable!("there is an item"),
             Item::Done { conn, context, outcome } => {
                 conn.settle();
                 let outcome = match outcome {

@@ -93,7 +93,10 @@ impl<C> Proactor<C> {
         while let Some(submission) = self.intake.take_any(&self.shared.inbox) {
             match submission {
                 Submission::Op(op) => self.fail_new(op, OpError::LoopFailed),
-                Submission::Cancel { .. } | Submission::CancelTimer { .. } | Submission::CancelConnect { .. } => {}
+                Submission::Nothing
+                | Submission::Cancel { .. }
+                | Submission::CancelTimer { .. }
+                | Submission::CancelConnect { .. } => {}
                 Submission::Connect(connect) => {
                     self.start_connect(core, connect);
                     self.fail_connects(core, || OpError::LoopFailed);

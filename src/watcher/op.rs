@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use crate::error::{SubmitError, SubmitErrorKind};
 use crate::event_loop::inbox::{Patience, nanos};
+use crate::event_loop::linear::Vacant;
 use crate::sync::mutant;
 use crate::sys::{self, Socket, StreamOptions};
 use crate::watcher::body::{Body, Then};
@@ -52,6 +53,8 @@ pub(crate) fn at(instant: Instant) -> u64 {
 /// What travels through the ring.
 #[derive(Debug)]
 pub(crate) enum Submission<C> {
+    /// What a place holds that nothing is in.
+    Nothing,
     Op(Operation<C>),
     Delegate {
         conn: Conn<C>,
@@ -88,6 +91,17 @@ pub(crate) enum Submission<C> {
     CancelConnect {
         id: u64,
     },
+}
+
+impl<C> Vacant for Submission<C> {
+    #[inline(always)]
+    fn vacant() -> Self {
+        Self::Nothing
+    }
+
+    fn is_vacant(&self) -> bool {
+        matches!(self, Self::Nothing)
+    }
 }
 
 impl<C> Submission<C> {

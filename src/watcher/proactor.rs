@@ -143,6 +143,7 @@ impl<C> Proactor<C> {
 
     fn take_up(&mut self, core: &mut Core, submission: Submission<C>) {
         match submission {
+            Submission::Nothing => {}
             Submission::Op(op) => self.start(core, op),
             Submission::Delegate { conn, socket, linger, unix, leftover } => {
                 let mut session = Session::new(socket, unix, Queues::new(linger));

@@ -12,6 +12,11 @@ use crate::sync::{Arc, mutant, order};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(u64);
 
+impl Position {
+    /// In front of all values: what every ring has passed.
+    pub(crate) const FIRST: Self = Self(0);
+}
+
 /// What a pop found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "a match without `_` keeps a value from being dropped unseen")]
