@@ -87,7 +87,7 @@ impl Timers {
     /// Arms a timer for `at`, an instant of the loop's clock. O(1).
     #[inline]
     pub(crate) fn arm(&mut self, at: u64, timer: Timer) -> Armed {
-        let index = self.entries.0.insert(Entry { node: Node::UNARMED, timer });
+        let index = self.entries.0.insert(|| Entry { node: Node::UNARMED, timer });
         self.wheel.arm(&mut self.entries, index, at);
         Armed(index)
     }

@@ -214,7 +214,7 @@ impl<P: Protocol> Sessions<P> {
             match effect {
                 Effect::Timer { name, time } => {
                     forget(&mut self.alarms, timers, extra, name);
-                    let index = self.alarms.insert(Alarm { token, name, armed: Armed::NONE });
+                    let index = self.alarms.insert(|| Alarm { token, name, armed: Armed::NONE });
                     let at = sys::now().saturating_add(nanos(time));
                     if let Some(alarm) = self.alarms.get_mut(index) {
                         alarm.armed = timers.arm(at, Timer::Alarm(index));

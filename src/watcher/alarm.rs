@@ -120,7 +120,7 @@ impl<C> Alarms<C> {
     }
 
     pub(crate) fn start(&mut self, timers: &mut Timers, context: C, at: u64, id: u64) {
-        let index = self.store.insert(Alarm { context, id, armed: Armed::NONE });
+        let index = self.store.insert(|| Alarm { context, id, armed: Armed::NONE });
         if id != 0 {
             self.named.insert(id, index);
         }

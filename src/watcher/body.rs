@@ -12,6 +12,7 @@ use crate::error::SubmitErrorKind;
 use crate::sys::MAX_SLICES;
 use crate::watcher::Lease;
 use crate::watcher::outcome::Payload;
+use crate::watcher::pool::Stash;
 use crate::watcher::spent::Spent;
 
 /// What a write does once all its bytes are out.
@@ -21,6 +22,38 @@ pub(crate) enum Then {
     ReadSame,
     ReadPooled,
     ReadLeased,
+}
+
+impl Then {
+    /// The read that follows a write all of whose bytes are out; or else the payload, on its way back to the caller.
+    ///
+    /// A payload that nobody gets back goes where its drop does no harm: a lease to where the next one is drawn from, by the
+    /// read that follows or else by another `write_copied`; `Bytes` to the end of the turn.
+    #[inline(always)]
+    pub(crate) fn becomes(self, payload: Payload, stash: &mut Stash, spent: &mut Spent) -> Result<Body, Payload> {
+        let read = match (self, payload) {
+            (Self::Done, payload) => return Err(payload),
+            (Self::ReadSame, Payload::Vec(mut bytes)) => {
+                bytes.clear();
+                return Ok(Body::Read(bytes));
+            }
+            // Nothing else can be linked to a read into the same buffer.
+            (Self::ReadSame, payload) => return Err(payload),
+            (Self::ReadLeased, Payload::Lease(lease)) => {
+                stash.give(lease);
+                return Ok(Body::ReadLeased);
+            }
+            (read, payload) => {
+                match payload {
+                    Payload::Bytes(bytes) => spent.push(bytes),
+                    Payload::Many(pieces) => spent.push_pieces(pieces),
+                    Payload::Vec(_) | Payload::Static(_) | Payload::Lease(_) => {}
+                }
+                read
+            }
+        };
+        Ok(if read == Self::ReadPooled { Body::ReadPooled } else { Body::ReadLeased })
+    }
 }
 
 /// The verb and its buffer. Flat, so that `Then` sits beside the tag and a ring slot stays within 64 bytes.
@@ -160,36 +193,6 @@ impl Body {
         })
     }
 
-    /// Turns a write whose bytes are all out into the read it is linked to, if it is. A lease that was written is
-    /// handed back, and `Bytes` go where their drop does no harm: neither goes to the caller.
-    #[inline]
-    pub(crate) fn become_read(&mut self, spent: &mut Spent) -> Option<Lease> {
-        let (next, lease) = match self {
-            Self::WriteVec(Then::ReadSame, bytes) => {
-                bytes.clear();
-                (Self::Read(std::mem::take(bytes)), None)
-            }
-            Self::WriteLease(Then::ReadPooled, lease) => (Self::ReadPooled, Some(lease.take())),
-            Self::WriteLease(Then::ReadLeased, lease) => (Self::ReadLeased, Some(lease.take())),
-            _ => {
-                let next = match self.then()? {
-                    Then::ReadPooled => Self::ReadPooled,
-                    Then::ReadLeased => Self::ReadLeased,
-                    Then::Done | Then::ReadSame => return None,
-                };
-                match self {
-                    Self::WriteBytes(_, bytes) => spent.push(std::mem::take(bytes)),
-                    Self::WriteMany { pieces, .. } => spent.push_pieces(std::mem::take(pieces)),
-                    _ => {}
-                }
-                (next, None)
-            }
-        };
-        // There is nothing left in it to drop.
-        std::mem::forget(std::mem::replace(self, next));
-        lease
-    }
-
     #[inline]
     pub(crate) fn set_then(&mut self, next: Then) {
         match self {
@@ -202,18 +205,8 @@ impl Body {
         }
     }
 
-    /// Is there nothing to [`prepare`](Self::prepare)? `len` bytes are to be written.
-    #[inline(always)]
-    pub(crate) fn is_plain(&self, len: usize) -> bool {
-        match self {
-            Self::Read(_) | Self::ReadExact(..) | Self::ShutdownWrite => false,
-            // As many as can be counted.
-            Self::WriteMany { pieces, .. } if pieces.len() > u32::MAX as usize => false,
-            write => len > 0 || !write.is_write(),
-        }
-    }
-
     /// Refuses what could never complete, and makes the buffer ready. `datagrams`: that is what they are sent to.
+    #[inline(always)]
     pub(crate) fn prepare(&mut self, datagrams: bool) -> Result<(), SubmitErrorKind> {
         match self {
             Self::Read(bytes) => {
@@ -227,23 +220,14 @@ impl Body {
             Self::WriteMany { pieces, .. } if u32::try_from(pieces.len()).is_err() => {
                 return Err(SubmitErrorKind::TooLarge);
             }
-            body if body.is_write() && body.len() == 0 => return body.prepare_empty(datagrams),
+            body if body.is_write() && body.len() == 0 && !datagrams => return Err(SubmitErrorKind::EmptyBuffer),
             _ => {}
         }
         Ok(())
     }
-
-    /// An empty message is one, if there is room to read the next into.
-    #[cold]
-    fn prepare_empty(&self, datagrams: bool) -> Result<(), SubmitErrorKind> {
-        match self {
-            Self::WriteVec(Then::ReadSame, bytes) if bytes.capacity() == 0 => Err(SubmitErrorKind::EmptyBuffer),
-            _ if datagrams => Ok(()),
-            _ => Err(SubmitErrorKind::EmptyBuffer),
-        }
-    }
 }
 
+#[inline(never)]
 fn prepare_exact(bytes: &mut Vec<u8>, n: usize, datagrams: bool) -> Result<(), SubmitErrorKind> {
     bytes.clear();
     if datagrams {

@@ -16,7 +16,7 @@ use crate::sync::Arc;
 use crate::watcher::body::{Body, Then};
 use crate::watcher::bounds::Bounds;
 use crate::watcher::link::{Addresses, Link, Token};
-use crate::watcher::op::{Op, OpId, Operation, Single, Submission, Write};
+use crate::watcher::op::{Op, OpId, Operation, Single, Submission, Write, refuse};
 use crate::watcher::outcome::Payload;
 use crate::watcher::shared::Shared;
 
@@ -135,11 +135,11 @@ impl<C> Conn<C> {
         // Endings are never refused for being too many: they are how one gets out of that.
         let ending = body.is_ending();
         let cap = if ending { u32::MAX } else { shared.limits.ops_per_conn() };
-        let Some(handle) = self.0.begin(cap) else { return Err(too_many(context, body)) };
+        let Some(handle) = self.0.begin(cap) else { return Err(refuse(SubmitErrorKind::TooMany, context, body)) };
         let conn = Self(handle);
         if !shared.in_flight.begin(bytes, &shared.limits, ending) {
             conn.settle();
-            return Err(too_many(context, body));
+            return Err(refuse(SubmitErrorKind::TooMany, context, body));
         }
         let submission = Submission::Op(Operation { conn, context, body, bounds });
         shared
@@ -317,11 +317,6 @@ impl<C> Conn<C> {
     pub fn into_fd(&self) -> Op<'_, C, Single> {
         Op::new(self, Body::IntoFd)
     }
-}
-
-#[cold]
-fn too_many<C>(context: C, body: Body) -> SubmitError<C> {
-    SubmitError { kind: SubmitErrorKind::TooMany, context, buffer: body.into_payload() }
 }
 
 impl<C> Clone for Conn<C> {

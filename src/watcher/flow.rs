@@ -15,9 +15,10 @@ use crate::event_loop::Step;
 use crate::event_loop::session::{Flags, Session, Verb};
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::Timers;
-use crate::sys;
+use crate::sys::{self, Errno};
+use crate::watcher::Conn;
 use crate::watcher::batch::Stored;
-use crate::watcher::body::Body;
+use crate::watcher::body::{Body, Then};
 use crate::watcher::outcome::Payload;
 use crate::watcher::pool::{Class, SMALL};
 use crate::watcher::proactor::Proactor;
@@ -40,15 +41,20 @@ impl<C> Proactor<C> {
     /// Moves one session on: writes first, since they free what the peer waits for, and may turn into reads.
     #[inline]
     pub(crate) fn step_session(&mut self, key: Key, session: &mut Session<Queues>, timers: &mut Timers) -> Step {
-        let mut turn = Turn::new(key, session, timers, &self.limits);
+        self.step_on(&mut Turn::new(key, session, timers, &self.limits))
+    }
+
+    /// The same, with what is left of the budget.
+    #[inline]
+    pub(crate) fn step_on(&mut self, turn: &mut Turn<'_>) -> Step {
         let mut tried = Tried::Waits;
         if turn.session.wants_to_write() {
             // A peer that takes all we send must not keep us from reading: half of the budget is for that.
             let kept = if turn.session.wants_to_read() { turn.budget.halve() } else { Budget::NONE };
-            tried = self.run_writes(&mut turn);
+            tried = self.run_writes(turn);
             turn.budget.add(&kept);
         }
-        if turn.session.wants_to_read() && self.run_reads(&mut turn) == Tried::Spent {
+        if turn.session.wants_to_read() && self.run_reads(turn) == Tried::Spent {
             tried = Tried::Spent;
         }
         if turn.session.has(Flags::NOT_OPEN) {
@@ -58,19 +64,11 @@ impl<C> Proactor<C> {
     }
 
     /// Writes, and leaves a read that this brings forth to the ready list if others wait there.
-    #[inline(always)]
-    pub(crate) fn write_session(
-        &mut self,
-        key: Key,
-        session: &mut Session<Queues>,
-        timers: &mut Timers,
-        others_wait: bool,
-    ) -> Step {
+    pub(crate) fn write_on(&mut self, turn: &mut Turn<'_>, others_wait: bool) -> Step {
         if !others_wait {
-            return self.step_session(key, session, timers);
+            return self.step_on(turn);
         }
-        let mut turn = Turn::new(key, session, timers, &self.limits);
-        let tried = self.run_writes(&mut turn);
+        let tried = if turn.session.wants_to_write() { self.run_writes(turn) } else { Tried::Waits };
         if tried == Tried::Spent || turn.session.wants_to_read() { Step::Again } else { Step::Idle }
     }
 
@@ -119,28 +117,28 @@ impl<C> Proactor<C> {
             Sent::Waits => return Tried::Waits,
             Sent::Spent => return Tried::Spent,
             Sent::Failed(errno) => {
-                turn.session.set(Flags::BROKEN);
-                self.fail_write(turn, OpError::Os(errno.into()));
+                self.break_off(turn, errno);
                 return Tried::Gone;
             }
         }
         self.outbox.written += pending.done as u64;
         turn.budget.ops = turn.budget.ops.saturating_sub(1);
-        if let Some(lease) = pending.body.become_read(&mut self.spent) {
-            // To where the next one is drawn from: by the read that follows, or else by another `write_copied`.
-            if matches!(pending.body, Body::ReadLeased) {
-                self.stash.give(lease);
-            }
-        }
         self.writes -= 1;
-        if !pending.body.is_write() {
-            pending.done = 0;
-            self.read_on(turn);
-        } else if let Some(pending) = self.ops.pop(&mut turn.session.state.write, turn.timers) {
-            let (conn, context) = (pending.conn, pending.context);
-            if let Some(payload) = pending.body.into_payload() {
-                self.complete(conn, context, Stored::Wrote(payload));
+        // What is left in its place holds nothing.
+        let body = std::mem::replace(&mut pending.body, Body::Readable);
+        let then = body.then().unwrap_or(Then::Done);
+        match body.into_payload().map(|payload| then.becomes(payload, &mut self.stash, &mut self.spent)) {
+            Some(Ok(read)) => {
+                pending.body = read;
+                pending.done = 0;
+                self.read_on(turn);
             }
+            Some(Err(payload)) => {
+                if let Some((conn, context)) = self.ops.pop_spent(&mut turn.session.state.write, turn.timers) {
+                    self.complete(conn, context, Stored::Wrote(payload));
+                }
+            }
+            None => unreachable!("a write has a payload"),
         }
         Tried::Gone
     }
@@ -193,6 +191,13 @@ impl<C> Proactor<C> {
         Tried::Gone
     }
 
+    /// The write at the head was answered with an error: nothing may follow it (I11).
+    #[cold]
+    pub(crate) fn break_off(&mut self, turn: &mut Turn<'_>, errno: Errno) {
+        turn.session.set(Flags::BROKEN);
+        self.fail_write(turn, OpError::Os(errno.into()));
+    }
+
     #[cold]
     pub(crate) fn fail_write(&mut self, turn: &mut Turn<'_>, error: OpError) {
         if let Some(pending) = self.ops.pop(&mut turn.session.state.write, turn.timers) {
@@ -202,15 +207,45 @@ impl<C> Proactor<C> {
     }
 
     /// Receives what the operation at the head asks for.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn try_read(&mut self, turn: &mut Turn<'_>) -> Tried {
         if turn.session.has(Flags::READS_APART) {
             return self.read_apart(turn);
         }
+        match self.ops.head(&turn.session.state.read) {
+            Some(Pending { body: Body::ReadLeased, .. }) => self.read_leased(turn),
+            Some(Pending { body: Body::ReadPooled, .. }) => self.read_pooled(turn),
+            Some(Pending { body: Body::Read(buffer), .. }) => {
+                let buffer = std::mem::take(buffer);
+                self.read_vec(turn, buffer)
+            }
+            Some(_) => self.read_own(turn),
+            None => Tried::Waits,
+        }
+    }
+
+    /// Receives into the vector that came with the operation at the head, once.
+    #[inline(always)]
+    fn read_vec(&mut self, turn: &mut Turn<'_>, buffer: Vec<u8>) -> Tried {
+        let (bytes, verb) = turn.session.recv_vec(buffer);
+        let Verb::Moved(n) = verb else {
+            // Not what was hoped for: the buffer goes back to where it was.
+            if let Some(pending) = self.ops.head(&turn.session.state.read) {
+                pending.body = Body::Read(bytes);
+            }
+            return self.not_bytes(turn, verb);
+        };
+        if let Some((conn, context)) = self.take_read(turn, n) {
+            self.complete(conn, context, Stored::Read(bytes));
+        }
+        Tried::Gone
+    }
+
+    /// Receives into the vector until it has all that was asked for, or looks whether there is something to receive.
+    #[inline(never)]
+    fn read_own(&mut self, turn: &mut Turn<'_>) -> Tried {
         let Some(pending) = self.ops.head(&turn.session.state.read) else { return Tried::Waits };
         let (verb, stored) = match &mut pending.body {
-            Body::ReadLeased => return self.read_leased(turn),
-            Body::ReadPooled => return self.read_pooled(turn),
             Body::ReadExact(buffer, n) => {
                 let n = *n;
                 // On until all is there: after a short read with a hang-up seen, the end comes without another edge.
@@ -228,10 +263,6 @@ impl<C> Proactor<C> {
                     _ => (verb, Stored::Read(std::mem::take(buffer))),
                 }
             }
-            Body::Read(buffer) => {
-                let (bytes, verb) = turn.session.recv_vec(std::mem::take(buffer));
-                (verb, Stored::Read(bytes))
-            }
             // An error or the end of the stream is left to the read that follows.
             _ => match turn.session.peek() {
                 Verb::Pending => return Tried::Waits,
@@ -242,9 +273,7 @@ impl<C> Proactor<C> {
             Verb::Moved(n) => self.finish_read(turn, n, stored),
             verb => {
                 // Not what was hoped for: the buffer goes back to where it was.
-                if let (Stored::Read(bytes), Body::Read(buffer) | Body::ReadExact(buffer, _)) =
-                    (stored, &mut pending.body)
-                {
+                if let (Stored::Read(bytes), Body::ReadExact(buffer, _)) = (stored, &mut pending.body) {
                     *buffer = bytes;
                 }
                 self.not_bytes(turn, verb)
@@ -258,18 +287,24 @@ impl<C> Proactor<C> {
     }
 
     /// `stored` is all that the operation at the head has to give back.
-    #[inline(always)]
     pub(crate) fn finish_read(&mut self, turn: &mut Turn<'_>, n: usize, stored: Stored) -> Tried {
-        turn.budget.moved(n);
-        turn.budget.ops = turn.budget.ops.saturating_sub(1);
-        self.outbox.filling().bytes += n;
-        if let Some((conn, context)) = self.ops.pop_spent(&mut turn.session.state.read, turn.timers) {
+        if let Some((conn, context)) = self.take_read(turn, n) {
             self.complete(conn, context, stored);
         }
         Tried::Gone
     }
 
+    /// The read at the head has got `n` bytes, and there is nothing left in its body.
+    #[inline(always)]
+    fn take_read(&mut self, turn: &mut Turn<'_>, n: usize) -> Option<(Conn<C>, C)> {
+        turn.budget.moved(n);
+        turn.budget.ops = turn.budget.ops.saturating_sub(1);
+        self.outbox.filling().bytes += n;
+        self.ops.pop_spent(&mut turn.session.state.read, turn.timers)
+    }
+
     /// What all reads do with an answer that is not bytes.
+    #[inline(never)]
     pub(crate) fn not_bytes(&mut self, turn: &mut Turn<'_>, verb: Verb) -> Tried {
         if matches!(verb, Verb::Pending | Verb::Moved(_)) {
             return Tried::Waits;
@@ -286,7 +321,7 @@ impl<C> Proactor<C> {
         Tried::Gone
     }
 
-    #[inline]
+    #[inline(never)]
     fn read_pooled(&mut self, turn: &mut Turn<'_>) -> Tried {
         let counters = &self.shared.counters;
         let Some(place) = self.starving.comes_up(turn.session, turn.key, counters) else { return Tried::Waits };
@@ -303,7 +338,7 @@ impl<C> Proactor<C> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn read_leased(&mut self, turn: &mut Turn<'_>) -> Tried {
         let class = if turn.session.has(Flags::BULK) { Class::Large } else { Class::Small };
         let mut lease = self.stash.draw(class);
@@ -319,7 +354,10 @@ impl<C> Proactor<C> {
         } else if n < SMALL {
             turn.session.clear(Flags::BULK);
         }
-        self.finish_read(turn, n, Stored::Leased(lease))
+        if let Some((conn, context)) = self.take_read(turn, n) {
+            self.complete(conn, context, Stored::Leased(lease));
+        }
+        Tried::Gone
     }
 }
 

@@ -50,6 +50,7 @@ mod queue;
 mod sending;
 mod shared;
 mod spent;
+mod starting;
 mod starving;
 mod submitter;
 mod turn;

@@ -129,6 +129,11 @@ impl<C> Submission<C> {
     }
 }
 
+#[cold]
+pub(crate) fn refuse<C>(kind: SubmitErrorKind, context: C, body: Body) -> SubmitError<C> {
+    SubmitError { kind, context, buffer: body.into_payload() }
+}
+
 /// Marks an [`Op`] that stands alone.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -184,17 +189,17 @@ pub struct Op<'c, C, K = Single> {
     bounds: Bounds,
     /// Bytes to write.
     len: usize,
-    /// There is nothing to check, and nothing to make ready. Said where the verb is known at compile time.
-    plain: bool,
+    /// It could never complete. Found where the verb is known at compile time, and said when it is submitted.
+    refused: Option<SubmitErrorKind>,
     kind: PhantomData<K>,
 }
 
 impl<'c, C, K> Op<'c, C, K> {
     #[inline(always)]
-    pub(crate) fn new(conn: &'c Conn<C>, body: Body) -> Self {
+    pub(crate) fn new(conn: &'c Conn<C>, mut body: Body) -> Self {
+        let refused = body.prepare(conn.link().datagrams).err();
         let len = body.len();
-        let plain = body.is_plain(len);
-        Self { conn, body, bounds: Bounds::NONE, len, plain, kind: PhantomData }
+        Self { conn, body, bounds: Bounds::NONE, len, refused, kind: PhantomData }
     }
 
     /// Gives it a deadline: if it is not over by then, it completes as [`OpError::TimedOut`](crate::OpError::TimedOut),
@@ -261,18 +266,17 @@ impl<'c, C, K> Op<'c, C, K> {
     #[inline(always)]
     fn linked(mut self, then: Then) -> Op<'c, C> {
         self.body.set_then(then);
-        let Self { conn, body, bounds, len, plain, .. } = self;
-        Op { conn, body, bounds, len, plain, kind: PhantomData }
+        let Self { conn, body, bounds, len, refused, .. } = self;
+        Op { conn, body, bounds, len, refused, kind: PhantomData }
     }
 
     #[inline(always)]
-    fn send(mut self, context: C, patience: Patience) -> Result<(), SubmitError<C>> {
-        if !self.plain {
-            if let Err(kind) = self.body.prepare(self.conn.link().datagrams) {
-                return Err(SubmitError { kind, context, buffer: self.body.into_payload() });
-            }
+    fn send(self, context: C, patience: Patience) -> Result<(), SubmitError<C>> {
+        let Self { conn, body, bounds, len, refused, .. } = self;
+        match refused {
+            None => conn.submit(context, body, len, bounds, patience),
+            Some(kind) => Err(refuse(kind, context, body)),
         }
-        self.conn.submit(context, self.body, self.len, self.bounds, patience)
     }
 
     /// Hands it to the loop, with the context that its completion will carry.
@@ -346,7 +350,11 @@ impl<'c, C> Op<'c, C, Write<Vec<u8>>> {
     /// The read begins when all is written, and goes behind the reads that are pending by then. Completes as the read
     /// does, or as `Failed` with the half that failed. It has as much room as the vector: an answer that is a longer
     /// datagram is cut, so give it some to spare.
-    pub fn then_read(self) -> Op<'c, C> {
+    pub fn then_read(mut self) -> Op<'c, C> {
+        // An empty datagram is one, but there is no reading into its vector.
+        if matches!(&self.body, Body::WriteVec(_, bytes) if bytes.capacity() == 0) {
+            self.refused = Some(SubmitErrorKind::EmptyBuffer);
+        }
         self.linked(Then::ReadSame)
     }
 }

@@ -9,7 +9,8 @@
 //!                       └── edge, turn ───┘ pending
 //! ```
 //!
-//! It is tried as it comes if its queue is empty, the direction ready, and nobody waits on the ready list (I8).
+//! It is tried as it comes if its queue is empty, the direction ready, and nobody waits on the ready list (I8): how that goes
+//! is told in `starting.rs`, where most writes end without having been in a queue.
 //!
 //! Whatever happens to an operation, `complete` is called exactly once with its handle, context and buffer (I1):
 //! an operation is a value that is moved from the ring to the queue to the batch, and there is no other way out.
@@ -48,6 +49,7 @@ use crate::watcher::pool::Stash;
 use crate::watcher::queue::{Ops, Pending, Queues};
 use crate::watcher::shared::Shared;
 use crate::watcher::spent::Spent;
+use crate::watcher::starting::Write;
 use crate::watcher::starving::Starving;
 
 pub(crate) type Core = event_loop::Core<Queues, ListenerTag>;
@@ -135,13 +137,41 @@ impl<C> Proactor<C> {
     /// All that was in the ring when this began is popped (G8): a submitter parked for room would wait for ever.
     fn drain(&mut self, core: &mut Core) {
         self.intake.begin(&self.shared.inbox);
-        while let Some(submission) = self.intake.next(Submission::relies_on_the_ring) {
+        loop {
+            // Each way in by itself: which of them it was is known to the compiler, and no submission moved for that.
+            while self.intake.has_here() {
+                let local = self.intake.take_here();
+                self.take_up(core, local.submission);
+            }
+            let Some(submission) = self.intake.next_there(Submission::relies_on_the_ring) else { break };
             self.take_up(core, submission);
         }
         self.intake.end(&self.shared.inbox);
     }
 
+    #[inline(never)]
     fn take_up(&mut self, core: &mut Core, submission: Submission<C>) {
+        match submission {
+            // Taken apart here, and not moved before: so go most messages out.
+            Submission::Op(Operation { conn, context, bounds, body: Body::WriteLease(then, payload) }) => {
+                self.write(core, Write { conn, context, bounds, then, payload });
+            }
+            Submission::Op(Operation { conn, context, bounds, body: Body::WriteVec(then, payload) }) => {
+                self.write(core, Write { conn, context, bounds, then, payload });
+            }
+            Submission::Op(Operation { conn, context, bounds, body: Body::WriteBytes(then, payload) }) => {
+                self.write(core, Write { conn, context, bounds, then, payload });
+            }
+            Submission::Op(Operation { conn, context, bounds, body: Body::WriteStatic(then, payload) }) => {
+                self.write(core, Write { conn, context, bounds, then, payload });
+            }
+            Submission::Op(op) => self.start(core, op),
+            other => self.take_up_other(core, other),
+        }
+    }
+
+    #[inline(never)]
+    fn take_up_other(&mut self, core: &mut Core, submission: Submission<C>) {
         match submission {
             Submission::Nothing => {}
             Submission::Op(op) => self.start(core, op),
@@ -184,54 +214,6 @@ impl<C> Proactor<C> {
                 conn.link().set_refused();
                 self.shared.left();
             }
-        }
-    }
-
-    /// Puts an operation into its queue, and tries it at once if it is the first there and its direction is ready.
-    #[inline]
-    fn start(&mut self, core: &mut Core, op: Operation<C>) {
-        let Token::Session(token) = op.conn.token() else {
-            return self.fail_new(op, OpError::NotRegistered);
-        };
-        let key = Key::from_token(token);
-        if op.body.is_ending() {
-            return self.start_ending(core, key, op);
-        }
-        let (others_wait, now) = (core.others_wait(), core.turn());
-        let Some(session) = core.sessions.get_mut(key).filter(|session| !session.has(Flags::CLOSING)) else {
-            return self.fail_new(op, OpError::Closed);
-        };
-        let until = op.bounds.deadline();
-        let index;
-        let step = if op.body.goes_out() {
-            let first = session.state.write.is_empty();
-            self.writes += 1;
-            index = self.ops.push(&mut session.state.write, op);
-            if !first || !session.moves_writes() {
-                Step::Idle
-            } else if !session.first_in(now) || self.outbox.is_full() {
-                Step::Again
-            } else {
-                // Before those on the ready list: it produces nothing that they wait for, and gives back what it holds.
-                self.write_session(key, session, &mut core.timers, others_wait)
-            }
-        } else {
-            let first = session.state.read.is_empty();
-            index = self.ops.push(&mut session.state.read, op);
-            if !first || !session.readable() {
-                Step::Idle
-            } else if others_wait || !session.first_in(now) || self.outbox.is_full() {
-                // Not while others wait for their turn (G8), nor while the batch has no place for the outcome.
-                Step::Again
-            } else {
-                self.step_session(key, session, &mut core.timers)
-            }
-        };
-        if let Some(at) = until {
-            self.ops.arm(&session.state, index, at, &mut core.timers);
-        }
-        if step != Step::Idle {
-            core.enqueue(key);
         }
     }
 

@@ -1,9 +1,9 @@
 //! Pending operations: one store per loop, one queue per connection and direction, linked through it.
 //!
-//! O(1) at both ends and in the middle, nothing for an idle session. An operation is put into the store when it comes
-//! out of the ring and stays at its place until it completes: tried there, queued by its links, turned from a write into
-//! the read it is linked to without being moved. It is in one queue at a time, and taking it out is the only way to
-//! complete it (G1); taking it out disarms its deadline.
+//! O(1) at both ends and in the middle, nothing for an idle session. An operation that was not done as it was taken up
+//! (`starting.rs`) is put into the store and stays at its place until it completes: tried there, queued by its links, turned
+//! from a write into the read it is linked to without being moved. It is in one queue at a time, and taking it out is the
+//! only way to complete it (G1); taking it out disarms its deadline.
 //!
 //! Models: loom-tests/giving_up.rs. Mutant that must fail: `deadline_kept`.
 
@@ -31,7 +31,7 @@ pub(crate) struct Pending<C> {
 }
 
 impl<C> Pending<C> {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(op: Operation<C>) -> Self {
         let Operation { conn, context, body, bounds } = op;
         let (name, deadline) = (bounds.name(), Armed::NONE);
@@ -94,7 +94,7 @@ impl<C> Ops<C> {
     /// Takes an operation in, at the end of a queue.
     #[inline(always)]
     pub(crate) fn push(&mut self, fifo: &mut Fifo, op: Operation<C>) -> u32 {
-        let index = self.0.insert(Pending::new(op));
+        let index = self.0.insert(|| Pending::new(op));
         self.link(fifo, index);
         index
     }

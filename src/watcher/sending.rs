@@ -17,7 +17,7 @@ pub(crate) enum Sent {
 
 /// What a send has moved, or why it is the last one for now.
 #[inline(always)]
-fn moved(verb: Verb, turn: &mut Turn<'_>) -> Result<usize, Sent> {
+pub(super) fn moved(verb: Verb, turn: &mut Turn<'_>) -> Result<usize, Sent> {
     match verb {
         Verb::Moved(n) => {
             turn.budget.moved(n);
