@@ -144,8 +144,10 @@ impl<C> Proactor<C> {
             // A read goes behind those that wait for their turn (G8), and does not go on while the batch has no place for
             // its outcome. A write goes before them: it produces nothing that they wait for, and gives back what it holds.
             Step::Again
-        } else {
+        } else if OUT {
             self.write_on(&mut Turn::new(key, session, &mut core.timers, &self.limits), others_wait)
+        } else {
+            self.step_session(key, session, &mut core.timers)
         };
         if let Some(at) = until {
             self.ops.arm(&session.state, index, at, &mut core.timers);
