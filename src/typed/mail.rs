@@ -31,24 +31,12 @@ pub(crate) struct Newcomer<P> {
 }
 
 pub(crate) enum Command<P: Protocol> {
-    /// What a place holds that nothing is in.
     Nothing,
-    Message {
-        token: u64,
-        message: P::Message,
-    },
-    Broadcast {
-        group: u64,
-        message: P::Message,
-        copy: fn(&P::Message) -> P::Message,
-    },
+    Message { token: u64, message: P::Message },
+    Broadcast { group: u64, message: P::Message, copy: fn(&P::Message) -> P::Message },
     Adopt(Box<Newcomer<P>>),
     Connect(Box<Connect<P>>),
-    Listen {
-        socket: Socket,
-        unix: bool,
-        linger: Option<Duration>,
-    },
+    Listen { socket: Socket, unix: bool, linger: Option<Duration> },
 }
 
 impl<P: Protocol> Vacant for Command<P> {

@@ -26,32 +26,16 @@ pub(crate) enum Stored {
     Failed(Box<Failure>),
 }
 
+/// What a batch is made of. `Nothing`: it was taken out.
 #[derive(Debug)]
 pub(crate) enum Item<C> {
-    /// It was taken out.
     Nothing,
-    Done {
-        conn: Conn<C>,
-        context: C,
-        outcome: Stored,
-    },
-    Accepted {
-        conn: Conn<C>,
-        listener: ListenerId,
-    },
-    ListenerEnded {
-        listener: ListenerId,
-        error: Option<std::io::Error>,
-    },
+    Done { conn: Conn<C>, context: C, outcome: Stored },
+    Accepted { conn: Conn<C>, listener: ListenerId },
+    ListenerEnded { listener: ListenerId, error: Option<std::io::Error> },
     Posted(C),
-    Timer {
-        context: C,
-        result: Result<(), OpError>,
-    },
-    Connected {
-        context: C,
-        result: Result<Conn<C>, ConnectError>,
-    },
+    Timer { context: C, result: Result<(), OpError> },
+    Connected { context: C, result: Result<Conn<C>, ConnectError> },
 }
 
 impl<C> Vacant for Item<C> {
