@@ -146,16 +146,21 @@ mod tests {
         assert_eq!((queue.head, queue.tail), (0, 0), "it begins anew");
     }
 
+    /// What is never empty keeps what it holds, in order, and gives up the places that it has left behind.
     #[test]
     fn what_is_never_empty_does_not_grow() {
-        let mut queue = Linear::with_capacity(0);
-        queue.push(0);
-        for i in 1..10_000 {
-            queue.push(i);
-            assert_eq!(queue.pop(), Some(i - 1));
+        for (held, step) in [(1, 1), (10, 1), (10, 3), (9, 4)] {
+            let mut queue = Linear::with_capacity(0);
+            (0..held).for_each(|i| queue.push(i));
+            for i in (0..10_000).step_by(step) {
+                let step = u32::try_from(step).unwrap();
+                (i..i + step).for_each(|i| queue.push(held + i));
+                (i..i + step).for_each(|i| assert_eq!(queue.pop(), Some(i)));
+            }
+            assert_eq!(queue.len(), held as usize);
+            let most = 2 * (held as usize + step) + 2;
+            assert!(queue.places.len() <= most, "{} places for {held} items", queue.places.len());
         }
-        assert_eq!(queue.len(), 1);
-        assert!(queue.places.len() <= 8, "{} places for one item", queue.places.len());
     }
 
     #[test]
