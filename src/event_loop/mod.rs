@@ -286,10 +286,12 @@ impl<F: Face> EventLoop<F> {
         }
         // All of them in one look: nearly always none is a listener's.
         let any = self.core.events.iter().fold(0, |any, event| any | event.token);
-        for i in 0..if any & LISTENER == 0 { 0 } else { self.core.events.len() } {
-            let token = self.core.events[i].token;
-            if token & LISTENER != 0 && token != WAKER {
-                self.core.listener_edge((token & !LISTENER) as usize);
+        if any & LISTENER != 0 {
+            for i in 0..self.core.events.len() {
+                let token = self.core.events[i].token;
+                if token & LISTENER != 0 && token != WAKER {
+                    self.core.listener_edge((token & !LISTENER) as usize);
+                }
             }
         }
         for index in 0..self.core.listeners.len() {

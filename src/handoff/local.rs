@@ -320,6 +320,17 @@ mod tests {
     }
 
     #[test]
+    fn whoever_leaks_it_locks_itself_out_and_no_other_in() {
+        let cell = ThreadBound::new(1);
+        assert!(cell.bind());
+        core::mem::forget(cell.enter());
+        assert!(cell.enter().is_none() && cell.with(|_| ()).is_none() && !cell.unbind());
+        thread::scope(|scope| {
+            scope.spawn(|| assert!(!cell.bind() && cell.enter().is_none()));
+        });
+    }
+
+    #[test]
     fn a_panic_inside_leaves_the_cell_usable() {
         let cell = ThreadBound::new(1);
         cell.bind();
