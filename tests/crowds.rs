@@ -16,6 +16,7 @@ use std::process::{Child, Command, Stdio};
 
 use gaio::{Conn, EmbeddedWatcher, Event, Outcome, SubmitError, Watcher};
 use process::{PATIENCE, is_child, raise_descriptor_limit, wait};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use support::{Drive, LONG, Rig, check};
 
 // --- the server ------------------------------------------------------------------------------------------------------
@@ -154,12 +155,30 @@ impl Remote {
         Self { child, address, output }
     }
 
+    /// Halts it until that is dropped. Whatever comes in the meantime, it finds at once.
+    fn halt(&self) -> Halt {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::STOP).unwrap();
+        let (_, status) = waitpid(Some(pid), WaitOptions::UNTRACED).unwrap().unwrap();
+        assert!(status.stopped(), "the server: {status:?}");
+        Halt(pid)
+    }
+
     fn stop(mut self) {
         drop(self.child.stdin.take());
         let status = wait(&mut self.child);
         let mut said = String::new();
         self.output.read_to_string(&mut said).unwrap();
         assert!(status.success() && said.contains("1 passed"), "the server: {status}\n{said}");
+    }
+}
+
+/// A server that is halted.
+struct Halt(Pid);
+
+impl Drop for Halt {
+    fn drop(&mut self) {
+        kill_process(self.0, Signal::CONT).unwrap();
     }
 }
 
@@ -175,20 +194,23 @@ fn message(client: usize, round: usize, len: usize) -> Vec<u8> {
     (0..len).map(|i| u8::try_from((client * 31 + round * 7 + i) % 251).unwrap()).collect()
 }
 
-/// So many connections, all open at once. In each round everybody speaks before anybody listens.
-fn crowd(address: SocketAddr, size: usize, len: usize, rounds: usize) {
+/// So many connections, all open at once. In each round everybody speaks before anybody listens; if the server is to be
+/// `taken_by_surprise`, before it is awake, so that it has all of them to serve at once however fast it is.
+fn crowd(server: &Remote, size: usize, len: usize, rounds: usize, taken_by_surprise: bool) {
     let mut peers: Vec<TcpStream> = (0..size)
         .map(|_| {
-            let peer = TcpStream::connect(address).unwrap();
+            let peer = TcpStream::connect(server.address).unwrap();
             peer.set_read_timeout(Some(PATIENCE)).unwrap();
             peer
         })
         .collect();
     let mut answer = vec![0; len];
     for round in 0..rounds {
+        let halted = taken_by_surprise.then(|| server.halt());
         for (client, peer) in peers.iter_mut().enumerate() {
             peer.write_all(&message(client, round, len)).unwrap();
         }
+        drop(halted);
         for (client, peer) in peers.iter_mut().enumerate() {
             peer.read_exact(&mut answer).unwrap();
             assert!(answer == message(client, round, len), "client {client} of {size}, round {round}");
@@ -215,7 +237,7 @@ fn against_both_drives(name: &str, reads: Reads, sizes: &[usize], len: usize, ro
         for drive in ["spawned", "embedded"] {
             let server = Remote::start(name, drive);
             for size in sizes {
-                crowd(server.address, *size, len, rounds);
+                crowd(&server, *size, len, rounds, matches!(reads, Reads::Pooled));
             }
             server.stop();
         }
