@@ -388,6 +388,30 @@ fn whoever_found_no_room_is_served_first() {
     }
 }
 
+/// A fresh arena feeds a few: not all of a crowd are tried for that, each time.
+#[test]
+fn a_fresh_arena_is_offered_to_a_few_of_a_crowd() {
+    const CROWD: usize = 400;
+    const FED_AT_ONCE: usize = 4;
+    let mut desk = desk_with(|_| (), |limits| (limits.arena, limits.read_cap) = (64 * FED_AT_ONCE, 64));
+    let all: Vec<_> = (0..CROWD).map(|_| desk.conn()).collect();
+    assert_eq!(desk.events(), []);
+    for ((conn, peer), context) in all.iter().zip(0..) {
+        peer.send(&[7; 64]).unwrap();
+        conn.read_pooled().submit_with(context).unwrap();
+    }
+    let mut order: Vec<u32> = Vec::new();
+    while order.len() < CROWD {
+        let batch = desk.turn();
+        assert!((1..=FED_AT_ONCE).contains(&batch.len()), "{} of {FED_AT_ONCE}", batch.len());
+        order.extend(batch.into_iter().map(|(context, _)| context));
+    }
+    assert!(order.is_sorted(), "they were fed in line: {order:?}");
+    let starved = desk.submitter.counters().starved;
+    let arenas = (CROWD / FED_AT_ONCE) as u64;
+    assert!(starved <= CROWD as u64 + 32 * arenas, "{arenas} arenas were offered {starved} times");
+}
+
 /// Neither those that wait for room in the arena nor those that wait for their turn fill every batch alone.
 #[test]
 fn those_without_room_and_those_on_the_ready_list_take_turns() {

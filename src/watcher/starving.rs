@@ -1,11 +1,14 @@
 //! Pooled reads that found the arena full: they wait in a line for a fresh one, which comes with a hand-over.
 //!
 //! ```text
-//!             no room, or others wait           a fresh arena               its step, on the ready list
+//!             no room, or others wait           there is room               its step, on the ready list
 //!   (none) ───────────────────────────► in line ─────────────► called ───────────────────────────────► (none)
 //!                                          ▲                     │ no room
 //!                                          └─── at its front ────┘
 //! ```
+//!
+//! Not all of them are called at once: of ten thousand an arena feeds some, and the others would come in vain, each time.
+//! As many as an arena is likely to feed are called, and the next when it has fed those.
 //!
 //! While anyone is in the line or called, every other pooled read goes into the line, although there may be room: or one
 //! busy connection, which is there first each time, would take every arena whole (G8). Those that are called are on the
@@ -19,9 +22,14 @@ use crate::event_loop::slab::Key;
 use crate::watcher::proactor::{Core, Proactor};
 use crate::watcher::queue::Queues;
 
+/// So many are called at once.
+const PORTION: usize = 32;
+
 #[derive(Debug, Default)]
 pub(crate) struct Starving {
     line: VecDeque<Key>,
+    /// Somebody found no room in this arena: it feeds nobody more.
+    full: bool,
     /// So many in front were called, and got nothing.
     front: usize,
     /// Those that were called last, whether or not they have had their turn since.
@@ -49,7 +57,7 @@ impl Starving {
     #[cold]
     fn called(&mut self, session: &mut Session<Queues>, key: Key, counters: &Counters) -> Option<Place> {
         if !session.has(Flags::CALLED) {
-            self.starve(session, key, Place::Open, counters);
+            self.line_up(session, key, Place::Open, counters);
             return None;
         }
         session.clear(Flags::CALLED);
@@ -59,6 +67,11 @@ impl Starving {
 
     /// There was no room for it.
     pub(crate) fn starve(&mut self, session: &mut Session<Queues>, key: Key, place: Place, counters: &Counters) {
+        self.full = true;
+        self.line_up(session, key, place, counters);
+    }
+
+    fn line_up(&mut self, session: &mut Session<Queues>, key: Key, place: Place, counters: &Counters) {
         if session.has(Flags::STARVED) {
             return;
         }
@@ -75,14 +88,15 @@ impl Starving {
 }
 
 impl<C> Proactor<C> {
-    /// Is there a fresh arena for those in the line?
+    /// May those in the line find room? Not while the batch is full: then nobody has a turn (I10).
     pub(crate) fn can_feed(&mut self) -> bool {
-        !self.starving.line.is_empty() && self.outbox.filling().arena.is_fresh()
+        let Starving { line, full, .. } = &self.starving;
+        !line.is_empty() && (!full || self.outbox.filling().arena.is_fresh()) && !self.outbox.is_full()
     }
 
-    /// Calls all that are in the line.
+    /// Calls those in front of the line.
     pub(crate) fn feed(&mut self, core: &mut Core) {
-        let Starving { line, front, called, waiting } = &mut self.starving;
+        let Starving { line, full, front, called, waiting } = &mut self.starving;
         // Who is still on the ready list has not had its turn. Whoever has, or has ended, was called in vain.
         called.retain(|key| {
             let Some(session) = core.sessions.get_mut(*key).filter(|session| session.has(Flags::CALLED)) else {
@@ -94,7 +108,8 @@ impl<C> Proactor<C> {
             }
             still
         });
-        for key in line.drain(..) {
+        while called.len() < PORTION {
+            let Some(key) = line.pop_front() else { break };
             // Or the read was given up.
             if let Some(session) = core.sessions.get_mut(key).filter(|session| session.has(Flags::STARVED)) {
                 session.clear(Flags::STARVED);
@@ -103,6 +118,6 @@ impl<C> Proactor<C> {
                 core.enqueue(key);
             }
         }
-        (*front, *waiting) = (0, called.len());
+        (*full, *front, *waiting) = (false, 0, line.len() + called.len());
     }
 }
