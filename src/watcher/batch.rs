@@ -38,6 +38,21 @@ pub(crate) enum Item<C> {
     Connected { context: C, result: Result<Conn<C>, ConnectError> },
 }
 
+impl<C> Item<C> {
+    /// What is no operation of a connection.
+    #[inline(never)]
+    fn into_event<'w>(self) -> Event<'w, C> {
+        match self {
+            Self::Nothing | Self::Done { .. } => unreachable!("there is an item, and those are taken apart elsewhere"),
+            Self::Accepted { conn, listener } => Event::Accepted { peer: conn.peer_addr(), conn, listener },
+            Self::ListenerEnded { listener, error } => Event::ListenerEnded { listener, error },
+            Self::Posted(context) => Event::Posted(context),
+            Self::Timer { context, result } => Event::Timer { context, result },
+            Self::Connected { context, result } => Event::Connected { context, result },
+        }
+    }
+}
+
 impl<C> Vacant for Item<C> {
     #[inline(always)]
     fn vacant() -> Self {
@@ -216,30 +231,24 @@ impl<'w, C> Iterator for Batch<'w, C> {
         if self.items.is_empty() {
             return None;
         }
-        Some(match self.items.take() {
-            Item::Nothing => unreachable!("there is an item"),
-            Item::Done { conn, context, outcome } => {
-                conn.settle();
-                let outcome = match outcome {
-                    Stored::Read(bytes) => Outcome::Read(bytes),
-                    Stored::Pooled { at, len } => Outcome::Pooled(&self.arena[at as usize..][..len as usize]),
-                    Stored::Leased(lease) => Outcome::Leased(lease),
-                    Stored::Readable => Outcome::Readable,
-                    Stored::Wrote(payload) => Outcome::Wrote(payload),
-                    Stored::ShutDown => Outcome::ShutDown,
-                    Stored::Closed => Outcome::Closed,
-                    Stored::Detached(detached) => Outcome::Detached(detached),
-                    Stored::Eof(bytes) => Outcome::Eof(bytes),
-                    Stored::Failed(failure) => Outcome::Failed(failure),
-                };
-                Event::Done { conn, context, outcome }
-            }
-            Item::Accepted { conn, listener } => Event::Accepted { peer: conn.peer_addr(), conn, listener },
-            Item::ListenerEnded { listener, error } => Event::ListenerEnded { listener, error },
-            Item::Posted(context) => Event::Posted(context),
-            Item::Timer { context, result } => Event::Timer { context, result },
-            Item::Connected { context, result } => Event::Connected { context, result },
-        })
+        let (conn, context, outcome) = match self.items.take() {
+            Item::Done { conn, context, outcome } => (conn, context, outcome),
+            other => return Some(other.into_event()),
+        };
+        conn.settle();
+        let outcome = match outcome {
+            Stored::Read(bytes) => Outcome::Read(bytes),
+            Stored::Pooled { at, len } => Outcome::Pooled(&self.arena[at as usize..][..len as usize]),
+            Stored::Leased(lease) => Outcome::Leased(lease),
+            Stored::Readable => Outcome::Readable,
+            Stored::Wrote(payload) => Outcome::Wrote(payload),
+            Stored::ShutDown => Outcome::ShutDown,
+            Stored::Closed => Outcome::Closed,
+            Stored::Detached(detached) => Outcome::Detached(detached),
+            Stored::Eof(bytes) => Outcome::Eof(bytes),
+            Stored::Failed(failure) => Outcome::Failed(failure),
+        };
+        Some(Event::Done { conn, context, outcome })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

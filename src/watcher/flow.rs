@@ -44,15 +44,19 @@ impl<C> Proactor<C> {
         self.step_on(&mut Turn::new(key, session, timers, &self.limits))
     }
 
-    /// The same, with what is left of the budget.
+    /// The same, with what is left of the budget: there is some.
     #[inline]
     pub(crate) fn step_on(&mut self, turn: &mut Turn<'_>) -> Step {
+        debug_assert!(!turn.budget.is_spent(), "whoever has used it up looks before");
         let mut tried = Tried::Waits;
         if turn.session.wants_to_write() {
             // A peer that takes all we send must not keep us from reading: half of the budget is for that.
             let kept = if turn.session.wants_to_read() { turn.budget.halve() } else { Budget::NONE };
             tried = self.run_writes(turn);
             turn.budget.add(&kept);
+            if turn.budget.is_spent() {
+                return Step::Again; // There may be a read that the write was linked to.
+            }
         }
         if turn.session.wants_to_read() && self.run_reads(turn) == Tried::Spent {
             tried = Tried::Spent;
@@ -65,6 +69,9 @@ impl<C> Proactor<C> {
 
     /// Writes, and leaves a read that this brings forth to the ready list if others wait there.
     pub(crate) fn write_on(&mut self, turn: &mut Turn<'_>, others_wait: bool) -> Step {
+        if turn.budget.is_spent() {
+            return Step::Again;
+        }
         if !others_wait {
             return self.step_on(turn);
         }
@@ -85,12 +92,12 @@ impl<C> Proactor<C> {
     #[inline]
     fn run_reads(&mut self, turn: &mut Turn<'_>) -> Tried {
         loop {
-            if turn.budget.is_spent() {
-                return Tried::Spent;
-            }
             let tried = self.try_read(turn);
             if tried != Tried::Gone || !turn.session.wants_to_read() {
                 return tried;
+            }
+            if turn.budget.is_spent() {
+                return Tried::Spent;
             }
         }
     }

@@ -76,12 +76,16 @@ impl<C> Proactor<C> {
         };
         self.outbox.written += n as u64;
         let Write { conn, context, bounds, then, payload } = write;
-        match then.becomes(payload.into(), &mut self.stash, &mut self.spent) {
-            Err(payload) => self.complete(conn, context, Stored::Wrote(payload)),
-            Ok(body) => {
-                let index = self.ops.push(&mut session.state.read, Operation { conn, context, body, bounds });
-                if let Some(at) = bounds.deadline() {
-                    self.ops.arm(&session.state, index, at, &mut core.timers);
+        if then == Then::Done {
+            self.complete(conn, context, Stored::Wrote(payload.into()));
+        } else {
+            match then.becomes(payload.into(), &mut self.stash, &mut self.spent) {
+                Err(payload) => self.complete(conn, context, Stored::Wrote(payload)),
+                Ok(body) => {
+                    let index = self.ops.push(&mut session.state.read, Operation { conn, context, body, bounds });
+                    if let Some(at) = bounds.deadline() {
+                        self.ops.arm(&session.state, index, at, &mut core.timers);
+                    }
                 }
             }
         }
@@ -100,7 +104,9 @@ impl<C> Proactor<C> {
             let mut turn = Turn::new(key, session, &mut core.timers, &self.limits);
             turn.budget.moved(n);
             turn.budget.ops = turn.budget.ops.saturating_sub(1);
-            step = self.step_on(&mut turn);
+            if !turn.budget.is_spent() {
+                step = self.step_on(&mut turn);
+            }
         }
         go_on(core, key, step);
     }
