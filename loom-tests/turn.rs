@@ -25,7 +25,7 @@
 //! | `submit_unraised`, `residue_unraised`               | `posts_in_order`: deadlock                                 |
 //! | `room_unnotified`, `room_by_store`, `room_after_check` | `posts_in_order`, `room_for_two`, `embedded`: deadlock  |
 //! | `owed_ignored`, `opened_late`                       | `echo`, `embedded`: deadlock                               |
-//! | `local_overtakes`                                   | `own_close_behind_foreign_write`: the write is refused     |
+//! | `local_overtakes`, `at_once_overtakes`              | `own_close_behind_foreign_write`: the write is refused     |
 //! | `registered_late`                                   | `delegated_here_used_there`: the write finds no connection |
 //!
 //! Left out: the order of memory accesses that go through the world's lock, as all syscalls do; a kernel orders them no
@@ -299,18 +299,24 @@ fn own_close_behind_foreign_write() {
     });
 }
 
-/// A connection that the loop's own thread has delegated, and another thread uses at once.
+/// A connection that the loop's own thread has delegated, and another thread uses at once. What was in the ring before keeps
+/// the delegation from being taken up as it is submitted.
 #[test]
 fn delegated_here_used_there() {
     explore("turn delegated_here_used_there", 3, 400, || {
         let (world, tally) = (world(), Tally::default());
         let (mut watcher, submitter) = quietly(|| EmbeddedWatcher::new_for(tiny()).unwrap());
         let (socket, peer) = quietly(|| world.pair());
+        quietly(|| {
+            let (submitter, mark) = (submitter.clone(), tally.mark(0));
+            thread::spawn(move || submitter.post(mark).unwrap()).join().unwrap();
+        });
         let conn = submitter.delegate(socket).unwrap();
         let writing = thread::spawn({
             let mark = tally.mark(1);
             move || conn.write(b"x").submit_with(mark).unwrap()
         });
+        assert!(matches!(watcher.turn(None).unwrap().next(), Some(Event::Posted(Mark(_, 0)))));
         let event = watcher.turn(None).unwrap().next();
         assert!(matches!(event, Some(Event::Done { outcome: Outcome::Wrote(_), .. })), "{event:?}");
         writing.join().unwrap();
@@ -364,6 +370,7 @@ fn mutants_must_fail() {
             must_fail("embedded", mutant);
         }
         must_fail("own_close_behind_foreign_write", "local_overtakes");
+        must_fail("own_close_behind_foreign_write", "at_once_overtakes");
         must_fail("delegated_here_used_there", "registered_late");
     }
 }

@@ -436,7 +436,7 @@ fn what_this_thread_has_begun_is_for_now() {
         settle(&mut rig);
 
         let (conn, mut peer) = rig.connect(Net::Unix);
-        assert_eq!(rig.next_turn(), NextTurn::Now, "delegated");
+        assert_eq!((rig.next_turn(), rig.readable()), (NextTurn::WhenReadable, true), "registered, and there is room");
         settle(&mut rig);
         drop(conn);
         assert_eq!(rig.next_turn(), NextTurn::Now, "the last handle is gone");

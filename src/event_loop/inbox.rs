@@ -247,6 +247,12 @@ impl<S: Vacant> Intake<S> {
         Self { ring, local: Linear::with_capacity(LOCAL), seen, popped: false }
     }
 
+    /// Is the way in open, and nothing in the ring of which this thread could know?
+    #[inline(always)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.ring.is_idle()
+    }
+
     /// Begins a drain. All that is in the ring by now is handed out in it (G8): a submitter parked for room would wait
     /// for ever.
     pub(crate) fn begin(&mut self, inbox: &Inbox<S>) {

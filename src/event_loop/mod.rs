@@ -117,7 +117,8 @@ pub(crate) trait Face: Sized {
 
 /// The system's side of the loop.
 pub(crate) struct Core<S, T> {
-    selector: Selector,
+    /// What is readable when there are events. Shared with whoever polls it where the loop is out of reach.
+    pub(crate) selector: std::sync::Arc<Selector>,
     pub(crate) sessions: Slab<Session<S>>,
     ready: VecDeque<Key>,
     pub(crate) timers: Timers,
@@ -130,7 +131,7 @@ pub(crate) struct Core<S, T> {
     asked: bool,
     /// It has told as much as it does at once: there may be more.
     pub(crate) crowded: bool,
-    /// Counts passes, in its low bits.
+    /// Counts passes, and the times between, in its low bits.
     turn: u8,
     pub(crate) limits: Limits,
     counters: Arc<Counters>,
@@ -139,7 +140,7 @@ pub(crate) struct Core<S, T> {
 impl<S, T> Core<S, T> {
     pub(crate) fn new(selector: Selector, limits: Limits, counters: Arc<Counters>) -> io::Result<Self> {
         Ok(Self {
-            selector,
+            selector: std::sync::Arc::new(selector),
             sessions: Slab::new(),
             ready: VecDeque::new(),
             timers: Timers::new(),
@@ -149,7 +150,7 @@ impl<S, T> Core<S, T> {
             told: 0,
             asked: false,
             crowded: false,
-            turn: 0,
+            turn: 1, // No session was tried in it.
             limits,
             counters,
         })
@@ -157,11 +158,6 @@ impl<S, T> Core<S, T> {
 
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
-    }
-
-    /// What is readable when there are events.
-    pub(crate) const fn selector(&self) -> &Selector {
-        &self.selector
     }
 
     /// Takes a socket in. On an error the session comes back.
@@ -197,6 +193,11 @@ impl<S, T> Core<S, T> {
     /// This turn, for telling it from the one before.
     pub(crate) const fn turn(&self) -> u8 {
         self.turn
+    }
+
+    /// From here on the next one counts: each session may do again what it may once in a turn.
+    pub(crate) const fn count_turn(&mut self) {
+        self.turn = self.turn.wrapping_add(1);
     }
 
     /// Are others waiting for their turn? Then new work goes behind them.
@@ -249,7 +250,7 @@ impl<F: Face> EventLoop<F> {
         // Until it is over: a turn that a panic cuts short leaves the gate open, where a raise writes no waker.
         self.owed = true;
         count(&self.core.counters.turns);
-        self.core.turn = self.core.turn.wrapping_add(1);
+        self.core.count_turn();
         self.face.begin(&mut self.core);
         self.accept();
         self.readiness();

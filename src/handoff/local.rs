@@ -1,4 +1,4 @@
-//! A cell that only the thread it is bound to may touch: the loop's local queue.
+//! A cell that only the thread it is bound to may touch: a loop's local queue, an embedded loop itself between its turns.
 //!
 //! Shared like an `Arc<Mutex<_>>`, but a caller on the right thread pays for no atomic read-modify-write, and one on
 //! any other thread is told so, and takes the ring. Threads are told apart by an id in a thread-local: given at the

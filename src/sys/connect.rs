@@ -119,7 +119,7 @@ mod tests {
     /// Connects, registers, and waits until it is decided; with the bits that came.
     fn decided(addr: SocketAddr) -> (Socket, Bits, Result<Option<SocketAddr>, Errno>) {
         let (socket, connecting) = connect_tcp(addr, &options()).unwrap();
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         selector.register(&socket, 1).unwrap();
         if connecting == Connecting::Done {
             return (socket, Bits::NONE, Ok(Some(addr)));
@@ -167,7 +167,7 @@ mod tests {
         let (_first, _, answer) = decided(addr);
         assert_eq!(answer, Ok(Some(addr)));
         let (second, connecting) = connect_tcp(addr, &options()).unwrap();
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         selector.register(&second, 1).unwrap();
         let mut out = Vec::new();
         selector.wait(&mut out, Some(0)).unwrap();
@@ -189,7 +189,7 @@ mod tests {
         let theirs = Socket::from(listener.accept().unwrap().0);
         reset_on_close(&theirs);
         drop(theirs);
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         selector.register(&reset, 1).unwrap();
         let mut out: Vec<Readiness> = Vec::new();
         while !out.iter().any(|event| event.bits.contains(Bits::HANGUP)) {

@@ -75,7 +75,7 @@ pub(super) mod tests {
     }
 
     /// The bits of the one registered socket's next event: what is on its way is waited for.
-    fn next(selector: &mut Selector) -> Bits {
+    fn next(selector: &Selector) -> Bits {
         let mut out = Vec::new();
         while out.is_empty() {
             selector.wait(&mut out, None).unwrap();
@@ -83,7 +83,7 @@ pub(super) mod tests {
         out[0].bits
     }
 
-    fn no_edge(selector: &mut Selector) -> bool {
+    fn no_edge(selector: &Selector) -> bool {
         let mut out = Vec::new();
         selector.wait(&mut out, Some(0)).unwrap();
         out.is_empty()
@@ -149,38 +149,38 @@ pub(super) mod tests {
     #[test]
     fn each_message_is_an_edge_and_an_unread_one_is_not() {
         for (ours, theirs) in [unix_datagrams(), udp_pair()] {
-            let mut selector = Selector::new().unwrap();
+            let selector = Selector::new().unwrap();
             selector.register(&ours, 1).unwrap();
-            assert_eq!(next(&mut selector), Bits::WRITABLE);
+            assert_eq!(next(&selector), Bits::WRITABLE);
             message(&theirs, b"");
             message(&theirs, b"two");
-            assert_eq!(next(&mut selector), Bits::READABLE | Bits::WRITABLE, "an empty message is one, too");
+            assert_eq!(next(&selector), Bits::READABLE | Bits::WRITABLE, "an empty message is one, too");
             assert_eq!(recv_datagram_slice(&ours, &mut [0; 8]), Ok(Datagram { len: 0, whole: 0 }));
-            assert!(no_edge(&mut selector), "so one reads on to EAGAIN");
+            assert!(no_edge(&selector), "so one reads on to EAGAIN");
             message(&theirs, b"three");
-            assert_eq!(next(&mut selector), Bits::READABLE | Bits::WRITABLE);
+            assert_eq!(next(&selector), Bits::READABLE | Bits::WRITABLE);
         }
     }
 
     #[test]
     fn udp_a_dead_port_costs_one_call_its_error_and_no_message() {
         let (ours, theirs) = udp_pair();
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         selector.register(&ours, 1).unwrap();
         message(&theirs, b"before");
         drop(theirs);
-        assert_eq!(next(&mut selector), Bits::READABLE | Bits::WRITABLE, "a close is not to be seen");
+        assert_eq!(next(&selector), Bits::READABLE | Bits::WRITABLE, "a close is not to be seen");
         message(&ours, b"to nobody");
-        assert_eq!(next(&mut selector), Bits::READABLE | Bits::WRITABLE | Bits::HANGUP, "and this is no hang-up");
+        assert_eq!(next(&selector), Bits::READABLE | Bits::WRITABLE | Bits::HANGUP, "and this is no hang-up");
         assert_eq!(recv_datagram_slice(&ours, &mut [0; 8]), Err(Errno::CONNREFUSED), "in front of what arrived");
         assert_eq!(recv_datagram_slice(&ours, &mut [0; 8]), Ok(Datagram { len: 6, whole: 6 }));
         assert_eq!(recv_datagram_slice(&ours, &mut [0; 8]), Err(Errno::AGAIN));
         message(&ours, b"again");
-        assert!(next(&mut selector).contains(Bits::HANGUP), "each refusal is an edge of its own");
+        assert!(next(&selector).contains(Bits::HANGUP), "each refusal is an edge of its own");
         assert_eq!(send(&ours, &[IoSlice::new(b"taken for it")]), Err(Errno::CONNREFUSED), "and this was not sent");
-        assert!(no_edge(&mut selector));
+        assert!(no_edge(&selector));
         message(&ours, b"and again");
-        assert!(next(&mut selector).contains(Bits::HANGUP));
+        assert!(next(&selector).contains(Bits::HANGUP));
         assert_eq!(next_datagram(&ours), Err(Errno::CONNREFUSED), "a look takes it, too");
         assert_eq!(next_datagram(&ours), Err(Errno::AGAIN));
     }
@@ -188,12 +188,12 @@ pub(super) mod tests {
     #[test]
     fn unix_a_dead_peer_is_learnt_of_by_sending_and_takes_the_unread_along() {
         let (ours, theirs) = unix_datagrams();
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         selector.register(&ours, 1).unwrap();
         message(&theirs, b"before");
-        next(&mut selector);
+        next(&selector);
         drop(theirs);
-        assert!(no_edge(&mut selector), "nobody says so");
+        assert!(no_edge(&selector), "nobody says so");
         assert_eq!(next_datagram(&ours), Ok(6));
         assert_eq!(send(&ours, &[IoSlice::new(b"x")]), Err(Errno::CONNREFUSED));
         assert_eq!(next_datagram(&ours), Err(Errno::AGAIN), "there is no end, not even now");
@@ -203,16 +203,16 @@ pub(super) mod tests {
     #[test]
     fn unix_a_full_peer_is_eagain_and_its_reading_an_edge() {
         let (ours, theirs) = unix_datagrams();
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         selector.register(&ours, 1).unwrap();
-        assert_eq!(next(&mut selector), Bits::WRITABLE);
+        assert_eq!(next(&selector), Bits::WRITABLE);
         let slice = [IoSlice::new(&[7; 1000])];
         let sent = (0..).find(|_| send(&ours, &slice).is_err()).unwrap();
         assert!(sent > 1);
         assert_eq!(send(&ours, &slice), Err(Errno::AGAIN));
-        assert!(no_edge(&mut selector));
+        assert!(no_edge(&selector));
         (0..sent).for_each(|_| assert!(recv_datagram_slice(&theirs, &mut [0; 1000]).is_ok()));
-        assert_eq!(next(&mut selector), Bits::WRITABLE);
+        assert_eq!(next(&selector), Bits::WRITABLE);
         assert_eq!(send(&ours, &slice), Ok(1000));
     }
 
@@ -225,14 +225,14 @@ pub(super) mod tests {
         client.connect_addr(&server.local_addr().unwrap()).unwrap();
         client.set_nonblocking(true).unwrap();
         let client = Socket::from(client);
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         selector.register(&client, 1).unwrap();
-        assert_eq!(next(&mut selector), Bits::WRITABLE);
+        assert_eq!(next(&selector), Bits::WRITABLE);
         let sent = (0..).find(|_| send(&client, &[IoSlice::new(b"x")]).is_err()).unwrap();
         assert_eq!(send(&client, &[IoSlice::new(b"x")]), Err(Errno::AGAIN));
-        while !no_edge(&mut selector) {}
+        while !no_edge(&selector) {}
         (0..sent).for_each(|_| assert_eq!(server.recv(&mut [0; 8]).unwrap(), 1));
-        assert_eq!(next(&mut selector), Bits::WRITABLE);
+        assert_eq!(next(&selector), Bits::WRITABLE);
         assert_eq!(send(&client, &[IoSlice::new(b"x")]), Ok(1));
     }
 

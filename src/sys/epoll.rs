@@ -79,7 +79,7 @@ impl Selector {
     /// after a signal or a sleep of 24.8 days, so the caller asks its clock again. It never comes back before the
     /// deadline for reasons of rounding: that would be a spin of up to a millisecond for every timer.
     #[allow(clippy::needless_pass_by_ref_mut, reason = "the contract: one thread waits, and a backend may keep state")]
-    pub(crate) fn wait(&mut self, out: &mut Vec<Readiness>, deadline: Option<u64>) -> Result<(), Errno> {
+    pub(crate) fn wait(&self, out: &mut Vec<Readiness>, deadline: Option<u64>) -> Result<(), Errno> {
         out.clear();
         let timeout = deadline.map(timeout_until);
         // On the stack: rustix's event is a union with a pointer in it and not Send, which would keep the whole loop
@@ -157,7 +157,7 @@ mod tests {
     use super::super::waker_eventfd::Waker;
     use super::*;
 
-    fn poll(selector: &mut Selector) -> Vec<Readiness> {
+    fn poll(selector: &Selector) -> Vec<Readiness> {
         let mut out = Vec::new();
         selector.wait(&mut out, Some(0)).unwrap();
         out
@@ -169,40 +169,40 @@ mod tests {
 
     #[test]
     fn an_edge_fires_once_and_again_with_new_data() {
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         let (ours, theirs) = pair();
         selector.register(&ours, 7).unwrap();
-        assert_eq!(poll(&mut selector), [Readiness { token: 7, bits: Bits::WRITABLE }]);
-        assert_eq!(poll(&mut selector), []);
+        assert_eq!(poll(&selector), [Readiness { token: 7, bits: Bits::WRITABLE }]);
+        assert_eq!(poll(&selector), []);
 
         bytes(&theirs, b"one");
-        assert_eq!(poll(&mut selector), [Readiness { token: 7, bits: Bits::READABLE | Bits::WRITABLE }]);
-        assert_eq!(poll(&mut selector), [], "unread data is not an edge");
+        assert_eq!(poll(&selector), [Readiness { token: 7, bits: Bits::READABLE | Bits::WRITABLE }]);
+        assert_eq!(poll(&selector), [], "unread data is not an edge");
         bytes(&theirs, b"two");
-        assert_eq!(poll(&mut selector).len(), 1, "more data is an edge, read or not");
+        assert_eq!(poll(&selector).len(), 1, "more data is an edge, read or not");
     }
 
     #[test]
     fn what_was_there_before_the_registration_is_the_first_edge() {
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         let (ours, theirs) = pair();
         bytes(&theirs, b"early");
         selector.register(&ours, u64::MAX).unwrap();
-        assert_eq!(poll(&mut selector), [Readiness { token: u64::MAX, bits: Bits::READABLE | Bits::WRITABLE }]);
+        assert_eq!(poll(&selector), [Readiness { token: u64::MAX, bits: Bits::READABLE | Bits::WRITABLE }]);
     }
 
     #[test]
     fn a_half_close_hangs_up_one_way_and_a_close_both_ways() {
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         let (ours, theirs) = pair();
         selector.register(&ours, 1).unwrap();
-        poll(&mut selector);
+        poll(&selector);
         shutdown_write(&theirs).unwrap();
-        assert_eq!(poll(&mut selector)[0].bits, Bits::READABLE | Bits::WRITABLE | Bits::HANGUP);
+        assert_eq!(poll(&selector)[0].bits, Bits::READABLE | Bits::WRITABLE | Bits::HANGUP);
         assert_eq!(send(&ours, &[io::IoSlice::new(b"still heard")]), Ok(11));
         assert_eq!(recv_slice(&ours, &mut [0; 8]), Ok(0));
         drop(theirs);
-        assert_eq!(poll(&mut selector)[0].bits, Bits::READABLE | Bits::WRITABLE | Bits::HANGUP);
+        assert_eq!(poll(&selector)[0].bits, Bits::READABLE | Bits::WRITABLE | Bits::HANGUP);
     }
 
     #[test]
@@ -216,15 +216,15 @@ mod tests {
 
     #[test]
     fn a_deregistered_socket_is_silent_though_a_duplicate_lives() {
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         let (ours, theirs) = pair();
         let duplicate = ours.try_clone().unwrap();
         selector.register(&ours, 1).unwrap();
-        poll(&mut selector);
+        poll(&selector);
         selector.deregister(&ours).unwrap();
         drop(ours);
         bytes(&theirs, b"to nobody");
-        assert_eq!(poll(&mut selector), []);
+        assert_eq!(poll(&selector), []);
         drop(duplicate);
     }
 
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_wait_empties_what_was_there_and_bounds_what_comes() {
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         let pairs: Vec<_> = (0..MAX_EVENTS as u64 + 1).map(|_| UnixStream::pair().unwrap()).collect();
         for (token, (ours, _)) in pairs.iter().enumerate() {
             selector.register(&ours.try_clone().unwrap().into(), token as u64).unwrap();
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn deadlines_at_zero_and_in_the_past_only_look() {
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         let mut out = Vec::new();
         for deadline in [0, 1, now()] {
             selector.wait(&mut out, Some(deadline)).unwrap();
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn a_wait_is_not_over_before_its_deadline() {
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         let mut out = Vec::new();
         let deadline = now() + 2 * NANOS_PER_MILLI + 1;
         // A few, for a signal may end one; rounding down would take hundreds.
@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_deadline_beyond_the_kernels_range_is_no_error() {
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         let waker = Waker::new(&selector, 5).unwrap();
         let mut out = Vec::new();
         for deadline in [Some(u64::MAX), Some(now() + (1 << 31) * NANOS_PER_MILLI), None] {
@@ -312,7 +312,7 @@ mod tests {
     /// What a loop inside of another relies on: the selector's own descriptor tells of each new edge, until it is fetched.
     #[test]
     fn a_poll_of_the_selector_sees_each_edge_until_it_is_fetched() {
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         let waker = Waker::new(&selector, 5).unwrap();
         let (ours, theirs) = pair();
         selector.register(&ours, 1).unwrap();
@@ -321,23 +321,23 @@ mod tests {
             rustix::event::poll(&mut fds, Some(&Timespec::default())).unwrap() == 1
         };
         assert!(readable(&selector), "the first edge");
-        poll(&mut selector);
+        poll(&selector);
         for _ in 0..3 {
             assert!(!readable(&selector));
             // An eventfd that nobody reads; then bytes that nobody reads.
             waker.wake();
             assert!(readable(&selector) && readable(&selector));
-            assert_eq!(poll(&mut selector).len(), 1);
+            assert_eq!(poll(&selector).len(), 1);
             assert!(!readable(&selector));
             bytes(&theirs, b"x");
             assert!(readable(&selector));
-            assert_eq!(poll(&mut selector).len(), 1);
+            assert_eq!(poll(&selector).len(), 1);
         }
     }
 
     #[test]
     fn a_selector_moves_to_the_thread_that_waits() {
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         let (ours, theirs) = tcp_pair();
         selector.register(&ours, 3).unwrap();
         let waiter = thread::spawn(move || {

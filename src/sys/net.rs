@@ -119,7 +119,7 @@ pub(super) mod tests {
     }
 
     /// Waits until a bit has come, and gives back all that came until then.
-    fn until(selector: &mut Selector, wanted: Bits) -> Bits {
+    fn until(selector: &Selector, wanted: Bits) -> Bits {
         let (mut out, mut seen) = (Vec::new(), Bits::NONE);
         while !seen.contains(wanted) {
             selector.wait(&mut out, None).unwrap();
@@ -128,7 +128,7 @@ pub(super) mod tests {
         seen
     }
 
-    fn assert_no_edge(selector: &mut Selector) {
+    fn assert_no_edge(selector: &Selector) {
         let mut out = Vec::new();
         selector.wait(&mut out, Some(0)).unwrap();
         assert_eq!(out, []);
@@ -158,9 +158,9 @@ pub(super) mod tests {
         let slices = [IoSlice::new(b"head"), IoSlice::new(b""), IoSlice::new(b"body")];
         assert_eq!(send(&ours, &slices), Ok(8));
         shutdown_write(&ours).unwrap();
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         selector.register(&theirs, 1).unwrap();
-        until(&mut selector, Bits::HANGUP);
+        until(&selector, Bits::HANGUP);
         let mut buf = Vec::with_capacity(16);
         assert_eq!(recv_vec(&theirs, &mut buf), Ok(8));
         assert_eq!(buf, b"headbody");
@@ -186,11 +186,11 @@ pub(super) mod tests {
     #[test]
     fn an_abort_is_a_reset_and_drops_what_was_not_sent() {
         let (ours, theirs) = tcp_pair();
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         selector.register(&theirs, 1).unwrap();
         reset_on_close(&ours);
         drop(ours);
-        until(&mut selector, Bits::HANGUP);
+        until(&selector, Bits::HANGUP);
         assert_eq!(recv_slice(&theirs, &mut [0; 8]), Err(Errno::CONNRESET));
         assert_eq!(recv_slice(&theirs, &mut [0; 8]), Ok(0), "the error is told once, then it is an end");
     }
@@ -213,32 +213,32 @@ pub(super) mod tests {
     #[test]
     fn tcp_a_short_read_has_drained_and_later_bytes_are_a_new_edge() {
         let (ours, theirs) = tcp_pair();
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         selector.register(&ours, 1).unwrap();
         bytes(&theirs, b"first");
-        until(&mut selector, Bits::READABLE);
+        until(&selector, Bits::READABLE);
         let mut buf = [0; 64];
         assert_eq!(recv_slice(&ours, &mut buf), Ok(5), "short: the queue is empty, no EAGAIN needed");
         bytes(&theirs, b"second");
-        until(&mut selector, Bits::READABLE);
+        until(&selector, Bits::READABLE);
         assert_eq!(recv_slice(&ours, &mut buf), Ok(6));
     }
 
     #[test]
     fn tcp_a_read_stops_at_the_urgent_mark_and_no_edge_tells_of_the_rest() {
         let (ours, theirs) = tcp_pair();
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         selector.register(&ours, 1).unwrap();
         bytes(&theirs, b"abc");
         assert_eq!(rustix::net::send(&theirs, b"!", SendFlags::OOB), Ok(1));
         bytes(&theirs, b"def");
         // Once the FIN is here, so is all in front of it.
         shutdown_write(&theirs).unwrap();
-        assert!(until(&mut selector, Bits::HANGUP).contains(Bits::PRIORITY));
+        assert!(until(&selector, Bits::HANGUP).contains(Bits::PRIORITY));
         let mut buf = [0; 64];
         assert_eq!(recv_slice(&ours, &mut buf), Ok(3));
         assert_eq!(&buf[..3], b"abc", "short, and yet not drained");
-        assert_no_edge(&mut selector);
+        assert_no_edge(&selector);
         assert_eq!(recv_slice(&ours, &mut buf), Ok(3));
         assert_eq!(&buf[..3], b"def", "the urgent byte itself is passed over");
         assert_eq!(recv_slice(&ours, &mut buf), Ok(0));
@@ -247,7 +247,7 @@ pub(super) mod tests {
     #[test]
     fn unix_a_read_stops_behind_passed_descriptors_and_no_edge_tells_of_the_rest() {
         let (ours, theirs) = pair();
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         selector.register(&ours, 1).unwrap();
         bytes(&theirs, b"abc");
         let passed = [ours.as_fd()];
@@ -257,11 +257,11 @@ pub(super) mod tests {
         let sent = rustix::net::sendmsg(&theirs, &[IoSlice::new(b"def")], &mut control, SendFlags::NOSIGNAL);
         assert_eq!(sent, Ok(3));
         bytes(&theirs, b"ghi");
-        until(&mut selector, Bits::READABLE);
+        until(&selector, Bits::READABLE);
         let mut buf = [0; 64];
         assert_eq!(recv_slice(&ours, &mut buf), Ok(6));
         assert_eq!(&buf[..6], b"abcdef", "short, and yet not drained");
-        assert_no_edge(&mut selector);
+        assert_no_edge(&selector);
         assert_eq!(recv_slice(&ours, &mut buf), Ok(3));
         assert_eq!(&buf[..3], b"ghi");
     }

@@ -79,15 +79,15 @@ mod tests {
 
     #[test]
     fn a_full_pipe_takes_wakes_and_wakes_again_once_drained() {
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         let waker = Waker::new(&selector, 9).unwrap();
         // A pipe holds 64 KiB here; what matters is that it is more than full.
         (0..100_000).for_each(|_| waker.wake());
         assert_eq!(write(&waker.0.writer, &[1]), Err(rustix::io::Errno::AGAIN), "the pipe is full");
-        assert_eq!(poll(&mut selector), [EVENT]);
+        assert_eq!(poll(&selector), [EVENT]);
         waker.drain();
         assert_eq!(read(&waker.0.reader, &mut [0; 1]), Err(rustix::io::Errno::AGAIN), "the pipe is empty");
         waker.wake();
-        assert_eq!(poll(&mut selector), [EVENT]);
+        assert_eq!(poll(&selector), [EVENT]);
     }
 }

@@ -11,7 +11,7 @@ macro_rules! waker_tests {
 
         const EVENT: Readiness = Readiness { token: 9, bits: Bits::READABLE };
 
-        fn poll(selector: &mut Selector) -> Vec<Readiness> {
+        fn poll(selector: &Selector) -> Vec<Readiness> {
             let mut out = Vec::new();
             selector.wait(&mut out, Some(0)).unwrap();
             out
@@ -19,7 +19,7 @@ macro_rules! waker_tests {
 
         #[test]
         fn a_wake_from_another_thread_ends_a_sleep_for_ever() {
-            let mut selector = Selector::new().unwrap();
+            let selector = Selector::new().unwrap();
             let waker = Arc::new(Waker::new(&selector, 9).unwrap());
             let mut out = Vec::new();
             for _ in 0..100 {
@@ -30,20 +30,20 @@ macro_rules! waker_tests {
                 waker.drain();
                 thread.join().unwrap();
             }
-            assert_eq!(poll(&mut selector), []);
+            assert_eq!(poll(&selector), []);
         }
 
         #[test]
         fn wakes_before_the_wait_are_one_event_and_the_next_one_another() {
-            let mut selector = Selector::new().unwrap();
+            let selector = Selector::new().unwrap();
             let waker = Waker::new(&selector, 9).unwrap();
-            assert_eq!(poll(&mut selector), []);
+            assert_eq!(poll(&selector), []);
             (0..3).for_each(|_| waker.wake());
-            assert_eq!(poll(&mut selector), [EVENT]);
+            assert_eq!(poll(&selector), [EVENT]);
             waker.drain();
-            assert_eq!(poll(&mut selector), []);
+            assert_eq!(poll(&selector), []);
             waker.wake();
-            assert_eq!(poll(&mut selector), [EVENT]);
+            assert_eq!(poll(&selector), [EVENT]);
         }
 
         #[test]

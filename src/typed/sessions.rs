@@ -191,7 +191,7 @@ impl<P: Protocol> SessionLoop<P> {
     /// descriptors.
     #[cfg(any(loom, gaio_sim))]
     pub fn until_readable(&self) {
-        self.event_loop.core.selector().until_readable();
+        self.event_loop.core.selector.until_readable();
     }
 
     /// Turns until the loop was shut down and all sessions have ended.
@@ -215,7 +215,7 @@ impl<P: Protocol> SessionLoop<P> {
 #[cfg(not(any(loom, gaio_sim)))]
 impl<P: Protocol> AsFd for SessionLoop<P> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.event_loop.core.selector().as_fd()
+        self.event_loop.core.selector.as_fd()
     }
 }
 

@@ -156,7 +156,7 @@ fn each_message_of_another_thread_wakes_the_loop() {
     let hub = loops.all[0].hub.clone();
     for n in 1..4 {
         loops.turn(2);
-        let selector = loops.all[0].event_loop.core.selector();
+        let selector = &loops.all[0].event_loop.core.selector;
         assert!(!selector.is_readable());
         std::thread::scope(|scope| {
             scope.spawn(|| hub.broadcast(1, ()).map_err(drop).unwrap());

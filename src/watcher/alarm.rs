@@ -67,7 +67,7 @@ impl<C> Submitter<C> {
     /// # Errors
     /// `Closed`, and on the thread of another loop `Full`.
     pub fn cancel_timer(&self, id: TimerId) -> Result<(), SubmitErrorKind> {
-        self.0.inbox.submit(Submission::CancelTimer { id: id.0 }, Patience::Forever).map_err(|(kind, _)| kind)
+        self.0.submit(Submission::CancelTimer { id: id.0 }, Patience::Forever).map_err(|(kind, _)| kind)
     }
 }
 

@@ -141,10 +141,8 @@ impl<C> Conn<C> {
             conn.settle();
             return Err(refuse(SubmitErrorKind::TooMany, context, body));
         }
-        let submission = Submission::Op(Operation { conn, context, body, bounds });
         shared
-            .inbox
-            .submit(submission, patience)
+            .submit_op(Operation { conn, context, body, bounds }, bytes, patience)
             .map_err(|(kind, submission)| shared.take_back(bytes, kind, submission))
     }
 
@@ -260,7 +258,7 @@ impl<C> Conn<C> {
     /// `Closed`, and on the thread of another loop `Full`.
     pub fn cancel(&self, id: OpId) -> Result<(), SubmitErrorKind> {
         let cancel = Submission::Cancel { conn: self.clone(), name: id.0 };
-        self.0.shared.inbox.submit(cancel, Patience::Forever).map_err(|(kind, _)| kind)
+        self.0.shared.submit(cancel, Patience::Forever).map_err(|(kind, _)| kind)
     }
 
     /// Closes gracefully. Pending reads complete as `Released` at once; queued writes go out; then the sending side

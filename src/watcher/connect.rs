@@ -123,7 +123,7 @@ impl<C> Submitter<C> {
     /// # Errors
     /// `Closed`, and on the thread of another loop `Full`.
     pub fn cancel_connect(&self, id: ConnectId) -> Result<(), SubmitErrorKind> {
-        self.0.inbox.submit(Submission::CancelConnect { id: id.0 }, Patience::Forever).map_err(|(kind, _)| kind)
+        self.0.submit(Submission::CancelConnect { id: id.0 }, Patience::Forever).map_err(|(kind, _)| kind)
     }
 }
 

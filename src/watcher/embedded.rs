@@ -18,18 +18,19 @@ use crate::event_loop::inbox::nanos;
 use crate::event_loop::next_turn::NextTurn;
 use crate::limits::Options;
 use crate::sync::Arc;
-use crate::sys;
-use crate::watcher::batch::Batch;
+use crate::sys::{self, Selector};
+use crate::watcher::batch::{Batch, Buffer};
 use crate::watcher::panics::Panics;
 use crate::watcher::proactor::Proactor;
 use crate::watcher::shared::Shared;
 use crate::watcher::submitter::Submitter;
-use crate::watcher::{Parts, assemble, checked};
+use crate::watcher::{Parts, assemble, buffer, checked};
 
 /// A watcher whose loop runs on the caller's thread, in [`EmbeddedWatcher::turn`].
 ///
-/// It stays on the thread that made it. Submissions from there take a local queue without atomics and never wait;
-/// from other threads they go through the ring, and wake a sleeping turn.
+/// It stays on the thread that made it. What is submitted there is taken up at once, by the submission itself, and never
+/// waits: a write is sent while the batch is still being worked through. From other threads submissions go through the
+/// ring, and wake a sleeping turn.
 ///
 /// ```
 /// use std::io::{Read, Write};
@@ -52,8 +53,11 @@ use crate::watcher::{Parts, assemble, checked};
 /// # Ok(()) }
 /// ```
 pub struct EmbeddedWatcher<C: Send + 'static = ()> {
-    event_loop: EventLoop<Proactor<C>>,
+    /// The batch that is being taken.
+    taken: Buffer<C>,
+    /// With the loop in it: see `between_turns.rs`.
     shared: Arc<Shared<C>>,
+    selector: std::sync::Arc<Selector>,
     /// The selector was not asked in the last turn, since local work had produced output.
     skipped: bool,
     /// Not `Send`: the local queue is this thread's.
@@ -83,16 +87,18 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
         }
         let Parts { shared, event_loop } = assemble(&options, None)?;
         shared.bind();
+        let selector = event_loop.core.selector.clone();
+        shared.set_loop(event_loop);
         let submitter = Submitter(shared.clone());
-        Ok((Self { event_loop, shared, skipped: false, thread: PhantomData }, submitter))
+        Ok((Self { taken: buffer(&options), shared, selector, skipped: false, thread: PhantomData }, submitter))
     }
 
     /// Takes turns until there are events, or the time is over: `None` waits for ever, zero only looks.
     ///
-    /// Operations submitted on this thread since the last turn are started first. Events left in the batch before come
-    /// before all that, without a turn. The batch may be empty if there is a time limit, which is rounded up to whole
-    /// milliseconds; it borrows the watcher until the next turn. Between turns nothing happens on its connections.
-    /// Other threads may submit at any time, and wake a turn that sleeps.
+    /// Events left in the batch before come before all that, without a turn. The batch may be empty if there is a time
+    /// limit, which is rounded up to whole milliseconds; it borrows the watcher until the next turn. Between turns nothing
+    /// happens on its connections, but what this thread submits: that is begun at once, and what completes by it comes
+    /// with the next turn. Other threads may submit at any time, and wake a turn that sleeps.
     ///
     /// # Panics
     /// With the panic of user code that runs in it: the `Drop` of a payload that need not come back. It runs at the end of
@@ -102,22 +108,24 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
     /// # Errors
     /// `Closed` once the loop was shut down and everything has been handed out; `LoopFailed` if the selector failed.
     pub fn turn(&mut self, timeout: Option<Duration>) -> Result<Batch<'_, C>, WaitError> {
-        let buffer = self.event_loop.face.outbox.filling();
-        if buffer.is_empty() {
-            if let Some(end) = buffer.end {
+        if self.taken.is_empty() {
+            if let Some(end) = self.taken.end {
                 return Err(end);
             }
-            buffer.recycle();
+            self.taken.recycle();
             let until = timeout.map(|time| sys::now().saturating_add(nanos(time)));
-            if self.run(until).is_err() {
-                self.event_loop.face.fail_all(&mut self.event_loop.core);
+            let mut turn = self.shared.turn();
+            let event_loop = turn.event_loop();
+            if run(event_loop, &mut self.skipped, until).is_err() {
+                event_loop.face.fail_all(&mut event_loop.core);
             }
+            event_loop.core.count_turn();
+            std::mem::swap(event_loop.face.outbox.filling(), &mut self.taken);
+            self.taken.settle(&self.shared);
         }
-        let buffer = self.event_loop.face.outbox.filling();
-        buffer.settle(&self.shared);
-        match buffer.end {
-            Some(end) if buffer.is_empty() => Err(end),
-            _ => Ok(Batch::new(buffer)),
+        match self.taken.end {
+            Some(end) if self.taken.is_empty() => Err(end),
+            _ => Ok(Batch::new(&mut self.taken)),
         }
     }
 
@@ -161,52 +169,51 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
     /// ```
     #[must_use]
     pub fn next_turn(&mut self) -> NextTurn {
-        let buffer = self.event_loop.face.outbox.filling();
-        if !buffer.is_empty() || buffer.end.is_some() {
+        let mut turn = self.shared.turn();
+        let event_loop = turn.event_loop();
+        if !self.taken.is_empty() || self.taken.end.is_some() || has_output(event_loop) {
             return NextTurn::Now;
         }
-        // Its events were taken, but it still counts the bytes they came with: a batch that is full, and an arena that
-        // is, would not look like work that can go on.
-        buffer.recycle();
-        self.event_loop.next_turn()
+        event_loop.next_turn()
     }
 
     /// Waits until the descriptor would be readable: what stands for a foreign poll on the simulated system, which has no
     /// descriptors.
     #[cfg(any(loom, gaio_sim))]
     pub fn until_readable(&self) {
-        self.event_loop.core.selector().until_readable();
+        self.selector.until_readable();
     }
 
     /// Is the descriptor readable, on the simulated system?
     #[cfg(gaio_sim)]
     #[must_use]
     pub fn is_readable(&self) -> bool {
-        self.event_loop.core.selector().is_readable()
+        self.selector.is_readable()
     }
+}
 
-    fn has_output(&mut self) -> bool {
-        let buffer = self.event_loop.face.outbox.filling();
-        !buffer.is_empty() || buffer.end.is_some()
-    }
+fn has_output<C>(event_loop: &mut EventLoop<Proactor<C>>) -> bool {
+    let buffer = event_loop.face.outbox.filling();
+    !buffer.is_empty() || buffer.end.is_some()
+}
 
-    fn run(&mut self, until: Option<u64>) -> io::Result<()> {
-        // What this thread has submitted needs no event. If it produces output, the selector is left out, once.
-        if self.event_loop.is_busy() {
-            self.event_loop.pass();
-            if self.has_output() && !self.skipped {
-                self.skipped = true;
-                return Ok(());
-            }
+/// Takes turns until there is output, or the time is over. `skipped`: the last one has left the selector out.
+fn run<C>(event_loop: &mut EventLoop<Proactor<C>>, skipped: &mut bool, until: Option<u64>) -> io::Result<()> {
+    // What this thread has submitted needs no event. If it produces output, the selector is left out, once.
+    if has_output(event_loop) || event_loop.is_busy() {
+        event_loop.pass();
+        if has_output(event_loop) && !*skipped {
+            *skipped = true;
+            return Ok(());
         }
-        self.skipped = false;
-        loop {
-            let until = if self.has_output() { Some(0) } else { until };
-            self.event_loop.park(until)?;
-            self.event_loop.pass();
-            if self.has_output() || until.is_some_and(|until| until <= sys::now()) {
-                return Ok(());
-            }
+    }
+    *skipped = false;
+    loop {
+        let until = if has_output(event_loop) { Some(0) } else { until };
+        event_loop.park(until)?;
+        event_loop.pass();
+        if has_output(event_loop) || until.is_some_and(|until| until <= sys::now()) {
+            return Ok(());
         }
     }
 }
@@ -217,7 +224,7 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
 #[cfg(not(any(loom, gaio_sim)))]
 impl<C: Send + 'static> AsFd for EmbeddedWatcher<C> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.event_loop.core.selector().as_fd()
+        self.selector.as_fd()
     }
 }
 
@@ -226,7 +233,9 @@ impl<C: Send + 'static> Drop for EmbeddedWatcher<C> {
         self.shared.inbox.shut_down(Duration::ZERO);
         let panics = Panics::default();
         while panics.put_off(|| self.turn(None).map(|batch| panics.discard(batch)).is_ok()) != Some(false) {}
-        self.event_loop.face.drop_last(&panics);
+        if let Some(mut event_loop) = self.shared.turn().end() {
+            event_loop.face.drop_last(&panics);
+        }
         self.shared.unbind();
         panics.pass_on();
     }

@@ -23,6 +23,7 @@ mod accepting;
 mod alarm;
 pub(crate) mod aligned;
 mod batch;
+mod between_turns;
 mod body;
 mod bounds;
 mod closing;

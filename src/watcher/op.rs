@@ -166,7 +166,8 @@ impl Spendable for Vec<Bytes> {}
 /// | [`submit_timeout`](Self::submit_timeout) | so long; on a thread that runs a loop not at all | when the time is over |
 /// | [`try_submit`](Self::try_submit) | not at all | at once |
 ///
-/// Submitting on the loop's own thread takes its local queue, which is never full.
+/// Submitting on the loop's own thread takes no ring, and is never refused as `Full`: an embedded loop takes it up at once,
+/// within the call.
 ///
 /// ```
 /// # use std::os::unix::net::UnixStream;
@@ -283,7 +284,8 @@ impl<'c, C, K> Op<'c, C, K> {
     ///
     /// Lock-free while the ring has room. When it is full this parks until there is room; on a thread that runs a loop
     /// it never waits. `Ok` means: exactly one completion will come (G1). Other threads may submit on the same
-    /// connection meanwhile. Cost: a handful of atomic operations, and one system call if the loop sleeps.
+    /// connection meanwhile. Cost: a handful of atomic operations, and one system call if the loop sleeps; on
+    /// the thread of an embedded loop, what beginning the operation costs: for a write, sending it.
     ///
     /// # Errors
     /// `EmptyBuffer`, `NotAStream`, `TooLarge`, `TooMany`, `Closed`, and on the thread of another loop `Full`. Context and buffer

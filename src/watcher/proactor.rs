@@ -150,7 +150,7 @@ impl<C> Proactor<C> {
     }
 
     #[inline(never)]
-    fn take_up(&mut self, core: &mut Core, submission: Submission<C>) {
+    pub(crate) fn take_up(&mut self, core: &mut Core, submission: Submission<C>) {
         match submission {
             // Taken apart here, and not moved before: so go most messages out.
             Submission::Op(Operation { conn, context, bounds, body: Body::WriteLease(then, payload) }) => {

@@ -3,6 +3,7 @@
 //! | field       | written by                     | what it decides                                          |
 //! |-------------|--------------------------------|----------------------------------------------------------|
 //! | `inbox`     | submitters; the loop's intake  | the order of submissions, and who wakes the loop         |
+//! | `between_turns` | the embedded loop's thread | whether it takes a submission up at once                 |
 //! | `returns`   | any thread pushes, loop drains | connections whose last handle is gone (I7)               |
 //! | `in_flight` | submitters add, taker and loop subtract | whether one more is too many (I3)               |
 //!
@@ -13,10 +14,11 @@
 use crate::error::{SubmitError, SubmitErrorKind};
 use crate::event_loop::counters::Counters;
 use crate::event_loop::inbox::{Inbox, Patience};
-use crate::handoff::Returns;
+use crate::handoff::{Returns, ThreadBound};
 use crate::limits::Limits;
 use crate::sync::figures::{AtomicU64, AtomicUsize};
 use crate::sync::{Arc, AtomicBool, Ordering, mutant};
+use crate::watcher::between_turns::BetweenTurns;
 use crate::watcher::link::Link;
 use crate::watcher::live::Live;
 use crate::watcher::op::Submission;
@@ -72,6 +74,8 @@ impl InFlight {
 pub(crate) struct Shared<C> {
     /// The way in.
     pub(crate) inbox: Inbox<Submission<C>>,
+    /// The loop, of an embedded watcher.
+    pub(crate) between_turns: ThreadBound<BetweenTurns<C>>,
     pub(crate) sessions: AtomicUsize,
     pub(crate) listeners: AtomicU64,
     /// Names of timers and of connects.
@@ -93,6 +97,7 @@ impl<C> Shared<C> {
     pub(crate) fn new(limits: Limits, inbox: Inbox<Submission<C>>, counters: Arc<Counters>) -> Self {
         Self {
             inbox,
+            between_turns: ThreadBound::new(BetweenTurns::NONE),
             sessions: AtomicUsize::new(0),
             listeners: AtomicU64::new(0),
             timers: AtomicU64::new(0),
@@ -107,11 +112,13 @@ impl<C> Shared<C> {
     /// This thread is the loop's, until [`unbind`](Self::unbind).
     pub(crate) fn bind(&self) {
         self.inbox.local.bind();
+        self.between_turns.bind();
         self.pool.bind();
     }
 
     pub(crate) fn unbind(&self) {
         self.pool.unbind();
+        self.between_turns.unbind();
         self.inbox.local.unbind();
     }
 
@@ -127,9 +134,7 @@ impl<C> Shared<C> {
         if !self.in_flight.begin(0, &self.limits, false) {
             return Err(refused(submission, SubmitErrorKind::TooMany));
         }
-        self.inbox
-            .submit(submission, Patience::Forever)
-            .map_err(|(kind, submission)| self.take_back(0, kind, submission))
+        self.submit(submission, Patience::Forever).map_err(|(kind, submission)| self.take_back(0, kind, submission))
     }
 
     /// Takes a refused operation (or post) apart, for the error that gives it back.

@@ -56,7 +56,8 @@ impl<C> std::fmt::Debug for Listener<C> {
 
 /// The way into one loop, from any thread: cloneable, `Send`, `Sync`.
 ///
-/// Nothing here blocks, but a call that finds the ring full and may wait.
+/// Nothing here blocks, but a call that finds the ring full and may wait. On the thread of an embedded loop what is
+/// submitted between two turns is begun within the call.
 pub struct Submitter<C = ()>(pub(crate) Arc<Shared<C>>);
 
 impl<C> Submitter<C> {
@@ -126,7 +127,7 @@ impl<C> Submitter<C> {
         let conn = create(self.0.clone(), Addresses::new(found.peer, local));
         let submission =
             Submission::Delegate { conn: conn.clone(), socket, linger: seconds(found.linger), unix, leftover };
-        match self.0.inbox.submit(submission, Patience::Forever) {
+        match self.0.submit(submission, Patience::Forever) {
             Ok(()) => Ok(conn),
             Err((kind, Submission::Delegate { socket, leftover, .. })) => {
                 self.0.left();
@@ -183,7 +184,7 @@ impl<C> Submitter<C> {
         let id = ListenerId(self.0.listeners.fetch_add(1, Ordering::Relaxed));
         let flag = ListenerFlag::new(AtomicBool::new(false));
         let submission = Submission::Listen { socket, flag: flag.clone(), id, linger, unix, buffers };
-        match self.0.inbox.submit(submission, Patience::Forever) {
+        match self.0.submit(submission, Patience::Forever) {
             Ok(()) => Ok(Listener { shared: self.0.clone(), flag, id, address }),
             Err((kind, Submission::Listen { socket, .. })) => Err((not_submitted(kind), socket)),
             Err(_) => unreachable!("a listener was submitted, so a listener was refused"),

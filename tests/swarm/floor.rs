@@ -54,7 +54,7 @@ pub(crate) struct Floor {
     pub(crate) stalls: usize,
     /// Connections with something in the ring behind them. What the loop's own thread submits may overtake that.
     held_up: BTreeSet<usize>,
-    /// Something was handed in on the loop's thread since the last turn; by others.
+    /// Something waits for a turn that was handed in on the loop's thread since the last one; by others.
     pub(crate) owes_turn: bool,
     pub(crate) owes_wake: bool,
     /// What other threads did to the loop: how often each.
@@ -175,7 +175,8 @@ impl Floor {
     pub(crate) fn handed_in(&mut self, who: Who<'_>, line: Option<usize>) {
         self.say(|| format!("handed in: {}", if self.is_local(who) { "here" } else { "through the ring" }));
         if self.is_local(who) {
-            self.owes_turn = true;
+            // Behind what is in the ring it waits for the next turn; otherwise it was taken up at once.
+            self.owes_turn |= self.in_ring > 0;
             return;
         }
         self.in_ring += 1;

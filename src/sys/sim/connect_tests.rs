@@ -23,7 +23,7 @@ fn begin(selector: &Selector, addr: SocketAddr) -> Socket {
     socket
 }
 
-fn bits(selector: &mut Selector) -> Bits {
+fn bits(selector: &Selector) -> Bits {
     let mut out = Vec::new();
     selector.wait(&mut out, Some(0)).unwrap();
     assert!(out.len() <= 1, "{out:?}");
@@ -33,19 +33,19 @@ fn bits(selector: &mut Selector) -> Bits {
 #[test]
 fn a_remote_answers_when_the_test_does() {
     let world = World::enter();
-    let mut selector = Selector::new().unwrap();
+    let selector = Selector::new().unwrap();
     let remote = world.remote();
     assert!(remote.attempt().is_none());
     let socket = begin(&selector, remote.addr());
-    assert_eq!((bits(&mut selector), connected(&socket), peer_addr(&socket)), (Bits::NONE, Err(Errno::AGAIN), None));
+    assert_eq!((bits(&selector), connected(&socket), peer_addr(&socket)), (Bits::NONE, Err(Errno::AGAIN), None));
     assert_eq!(adopt(&socket).unwrap().kind, Kind::UnconnectedStream);
     assert_eq!(recv_slice(&socket, &mut [0; 8]), Err(Errno::AGAIN));
     assert_eq!(send(&socket, &[IoSlice::new(b"x")]), Err(Errno::AGAIN));
     let peer = remote.attempt().unwrap().accept();
-    assert_eq!((bits(&mut selector), connected(&socket)), (Bits::WRITABLE, Ok(Some(remote.addr()))));
+    assert_eq!((bits(&selector), connected(&socket)), (Bits::WRITABLE, Ok(Some(remote.addr()))));
     assert_eq!((peer_addr(&socket), adopt(&socket).unwrap().kind), (Some(remote.addr()), Kind::TcpStream));
     peer.send(b"hello").unwrap();
-    assert_eq!((bits(&mut selector), recv_slice(&socket, &mut [0; 8])), (Bits::READABLE | Bits::WRITABLE, Ok(5)));
+    assert_eq!((bits(&selector), recv_slice(&socket, &mut [0; 8])), (Bits::READABLE | Bits::WRITABLE, Ok(5)));
     assert_eq!(send(&socket, &[IoSlice::new(b"hello")]), Ok(5));
     assert_eq!(peer.recv(&mut [0; 8]).unwrap(), 5);
 }
@@ -53,7 +53,7 @@ fn a_remote_answers_when_the_test_does() {
 #[test]
 fn a_remote_refuses_or_fails_and_says_it_once() {
     let world = World::enter();
-    let mut selector = Selector::new().unwrap();
+    let selector = Selector::new().unwrap();
     let remote = world.remote();
     for (kind, errno) in [
         (ErrorKind::ConnectionRefused, Errno::CONNREFUSED),
@@ -63,22 +63,22 @@ fn a_remote_refuses_or_fails_and_says_it_once() {
     ] {
         let socket = begin(&selector, remote.addr());
         remote.attempt().unwrap().fail(kind);
-        assert_eq!((bits(&mut selector), connected(&socket)), (ALL, Err(errno)));
+        assert_eq!((bits(&selector), connected(&socket)), (ALL, Err(errno)));
         assert_eq!((so_error(&socket), recv_slice(&socket, &mut [0; 8])), (Ok(()), Ok(0)));
     }
     let socket = begin(&selector, remote.addr());
     remote.attempt().unwrap().refuse();
-    assert_eq!((bits(&mut selector), so_error(&socket)), (ALL, Err(Errno::CONNREFUSED)));
+    assert_eq!((bits(&selector), so_error(&socket)), (ALL, Err(Errno::CONNREFUSED)));
 }
 
 #[test]
 fn an_attempt_may_wait_for_ever_and_either_side_may_give_up() {
     let world = World::enter();
-    let mut selector = Selector::new().unwrap();
+    let selector = Selector::new().unwrap();
     let remote = world.remote();
     let ignored = begin(&selector, remote.addr());
     drop(remote.attempt().unwrap());
-    assert_eq!((bits(&mut selector), connected(&ignored)), (Bits::NONE, Err(Errno::AGAIN)));
+    assert_eq!((bits(&selector), connected(&ignored)), (Bits::NONE, Err(Errno::AGAIN)));
     drop(ignored);
 
     drop(begin(&selector, remote.addr()));
@@ -88,7 +88,7 @@ fn an_attempt_may_wait_for_ever_and_either_side_may_give_up() {
     let waiting = begin(&selector, remote.addr());
     let addr = remote.addr();
     drop(remote);
-    assert_eq!((bits(&mut selector), connected(&waiting)), (ALL, Err(Errno::CONNREFUSED)));
+    assert_eq!((bits(&selector), connected(&waiting)), (ALL, Err(Errno::CONNREFUSED)));
     drop(waiting);
     assert_eq!(connected(&begin(&selector, addr)), Err(Errno::CONNREFUSED), "nobody is there any more");
 }
@@ -99,7 +99,7 @@ fn a_remote_waits_for_another_threads_attempt() {
     let remote = world.remote();
     let addr = remote.addr();
     let other = thread::spawn(carry(move || {
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         let socket = begin(&selector, addr);
         let mut out = Vec::new();
         selector.wait(&mut out, None).unwrap();
@@ -112,10 +112,10 @@ fn a_remote_waits_for_another_threads_attempt() {
 #[test]
 fn a_listener_of_the_same_world_is_reached_by_an_edge_or_at_once() {
     let world = World::enter();
-    let mut selector = Selector::new().unwrap();
+    let selector = Selector::new().unwrap();
     let (listener, addr) = world.listener();
     let socket = begin(&selector, addr);
-    assert_eq!((bits(&mut selector), connected(&socket)), (Bits::WRITABLE, Ok(Some(addr))));
+    assert_eq!((bits(&selector), connected(&socket)), (Bits::WRITABLE, Ok(Some(addr))));
     let (accepted, peer) = accept(&listener).unwrap();
     assert_eq!((peer, peer_addr(&accepted)), (local_addr(&socket), local_addr(&socket)));
     assert_eq!(send(&accepted, &[IoSlice::new(b"hello")]), Ok(5));
@@ -130,28 +130,28 @@ fn a_listener_of_the_same_world_is_reached_by_an_edge_or_at_once() {
 fn pending_first_holds_the_outcome_of_a_connect_back_too() {
     let world = World::enter();
     world.configure(|config| config.pending_first = true);
-    let mut selector = Selector::new().unwrap();
+    let selector = Selector::new().unwrap();
     let (_listener, addr) = world.listener();
     let socket = begin(&selector, addr);
-    assert_eq!((bits(&mut selector), connected(&socket)), (Bits::WRITABLE, Err(Errno::AGAIN)));
-    assert_eq!((bits(&mut selector), connected(&socket)), (Bits::WRITABLE, Ok(Some(addr))));
+    assert_eq!((bits(&selector), connected(&socket)), (Bits::WRITABLE, Err(Errno::AGAIN)));
+    assert_eq!((bits(&selector), connected(&socket)), (Bits::WRITABLE, Ok(Some(addr))));
 }
 
 #[test]
 fn a_full_backlog_lets_tcp_wait_for_an_accept() {
     let _world = World::enter();
-    let mut selector = Selector::new().unwrap();
+    let selector = Selector::new().unwrap();
     let one = ListenOptions { backlog: 0, ..ListenOptions::default() };
     let listener = listen_tcp("127.0.0.1:0".parse().unwrap(), &one).unwrap();
     let addr = local_addr(&listener).unwrap();
     let _first = connect_tcp(addr, &options()).unwrap();
     let second = begin(&selector, addr);
     let (third, _) = connect_tcp(addr, &options()).unwrap();
-    assert_eq!((bits(&mut selector), connected(&second)), (Bits::NONE, Err(Errno::AGAIN)));
+    assert_eq!((bits(&selector), connected(&second)), (Bits::NONE, Err(Errno::AGAIN)));
     let _accepted = accept(&listener).unwrap();
-    assert_eq!((bits(&mut selector), connected(&second)), (Bits::WRITABLE, Ok(Some(addr))));
+    assert_eq!((bits(&selector), connected(&second)), (Bits::WRITABLE, Ok(Some(addr))));
     drop(listener);
-    assert_eq!(bits(&mut selector), ALL, "it stood, and was never accepted");
+    assert_eq!(bits(&selector), ALL, "it stood, and was never accepted");
     assert_eq!(recv_slice(&second, &mut [0; 8]), Err(Errno::CONNRESET));
     assert_eq!(connected(&third), Err(Errno::CONNREFUSED), "it did not stand yet");
 }
@@ -159,7 +159,7 @@ fn a_full_backlog_lets_tcp_wait_for_an_accept() {
 #[test]
 fn unix_listeners_have_paths_that_outlive_them() {
     let world = World::enter();
-    let mut selector = Selector::new().unwrap();
+    let selector = Selector::new().unwrap();
     let path = Path::new("here");
     assert_eq!(connect_unix(path, &options()).err(), Some(Errno::NOENT));
     assert_eq!(world.connect_unix(path).unwrap_err().kind(), ErrorKind::ConnectionRefused);
@@ -167,7 +167,7 @@ fn unix_listeners_have_paths_that_outlive_them() {
     assert_eq!(world.unix_listener(path).unwrap_err().kind(), ErrorKind::AddrInUse);
     selector.register(&listener, 7).unwrap();
     let socket = connect_unix(path, &options()).unwrap();
-    assert_eq!(bits(&mut selector), Bits::READABLE);
+    assert_eq!(bits(&selector), Bits::READABLE);
     let peer = world.connect_unix(path).unwrap();
     assert_eq!(connect_unix(path, &options()).err(), Some(Errno::AGAIN));
     assert_eq!((connected(&socket), local_addr(&listener)), (Ok(None), None));

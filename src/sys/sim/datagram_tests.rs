@@ -22,7 +22,7 @@ fn desk_with(unix: bool, change: impl FnOnce(&mut Config)) -> Desk {
     let selector = Selector::new().unwrap();
     let (socket, peer) = if unix { world.unix_datagram_pair() } else { world.udp_pair() };
     selector.register(&socket, 1).unwrap();
-    let mut desk = Desk { world, selector, socket, peer: Some(peer) };
+    let desk = Desk { world, selector, socket, peer: Some(peer) };
     assert_eq!(desk.bits(), Bits::WRITABLE);
     desk
 }
@@ -32,7 +32,7 @@ fn both() -> [Desk; 2] {
 }
 
 impl Desk {
-    fn bits(&mut self) -> Bits {
+    fn bits(&self) -> Bits {
         let mut out = Vec::new();
         self.selector.wait(&mut out, Some(0)).unwrap();
         assert!(out.len() <= 1, "events coalesce: {out:?}");
@@ -62,7 +62,7 @@ impl Desk {
 
 #[test]
 fn a_message_is_taken_whole_and_an_empty_one_is_one() {
-    for mut desk in both() {
+    for desk in both() {
         for message in [&b"one"[..], b"", b"a longer one"] {
             assert_eq!(desk.peer().send(message).unwrap(), message.len());
         }
@@ -108,7 +108,7 @@ fn what_finds_no_room_waits_on_unix_and_is_lost_on_udp() {
     unix.peer = None;
     assert_eq!(unix.bits(), Bits::WRITABLE, "with the peer goes what it has not read");
 
-    let mut udp = desk_with(false, |config| config.buffer = 10);
+    let udp = desk_with(false, |config| config.buffer = 10);
     assert_eq!((udp.send(b"12345678"), udp.send(b"90")), (Ok(8), Ok(2)));
     assert_eq!((udp.received(), udp.received()), (Ok(b"12345678".to_vec()), Err(ErrorKind::WouldBlock)));
     assert_eq!(udp.bits(), Bits::NONE);
@@ -146,7 +146,7 @@ fn a_unix_socket_learns_of_a_dead_peer_by_sending_and_is_alone_then() {
 #[test]
 fn pending_first_answers_datagrams_with_an_edge_too() {
     for unix in [true, false] {
-        let mut desk = desk_with(unix, |config| config.pending_first = true);
+        let desk = desk_with(unix, |config| config.pending_first = true);
         desk.peer().send(b"").unwrap();
         desk.bits();
         assert_eq!(desk.recv(8), Err(Errno::AGAIN));

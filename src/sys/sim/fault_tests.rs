@@ -20,7 +20,7 @@ struct Desk {
 
 fn desk_of(pair: impl FnOnce(&World) -> (Socket, Peer)) -> Desk {
     let world = World::enter();
-    let mut selector = Selector::new().unwrap();
+    let selector = Selector::new().unwrap();
     let (socket, peer) = pair(&world);
     selector.register(&socket, 1).unwrap();
     selector.wait(&mut Vec::new(), NOW).unwrap();
@@ -36,13 +36,13 @@ impl Desk {
         self.world.configure(|config| config.faults = Faults::seeded(1).with(fault, of_1024));
     }
 
-    fn wait(&mut self, deadline: Option<u64>) -> Vec<Readiness> {
+    fn wait(&self, deadline: Option<u64>) -> Vec<Readiness> {
         let mut out = Vec::new();
         self.selector.wait(&mut out, deadline).unwrap();
         out
     }
 
-    fn bits(&mut self) -> Bits {
+    fn bits(&self) -> Bits {
         self.wait(NOW).first().map_or(Bits::NONE, |event| event.bits)
     }
 
@@ -76,7 +76,7 @@ fn the_table_counts_each_kind_at_its_place() {
 
 #[test]
 fn what_a_short_read_leaves_has_an_edge() {
-    let mut desk = desk();
+    let desk = desk();
     desk.peer.send(b"abcdefgh").unwrap();
     assert_eq!(desk.bits(), READ_WRITE);
     desk.set(Fault::ShortRead, ALWAYS);
@@ -104,7 +104,7 @@ fn two_marks_at_one_place_are_passed_as_one() {
 
 #[test]
 fn a_short_write_takes_a_part_and_is_no_edge() {
-    let mut desk = desk();
+    let desk = desk();
     desk.set(Fault::ShortWrite, ALWAYS);
     let sent = desk.send(b"abcdefgh").unwrap();
     assert!((1..8).contains(&sent));
@@ -127,7 +127,7 @@ fn a_datagram_is_never_cut_into_pieces() {
 
 #[test]
 fn a_pending_without_need_is_followed_by_an_edge() {
-    let mut desk = desk();
+    let desk = desk();
     desk.peer.send(b"x").unwrap();
     assert_eq!(desk.bits(), READ_WRITE);
     desk.set(Fault::Pending, ALWAYS);
@@ -142,7 +142,7 @@ fn a_pending_without_need_is_followed_by_an_edge() {
 
 #[test]
 fn a_late_edge_comes_before_anybody_sleeps_and_may_share_an_event_with_the_end() {
-    let mut desk = desk();
+    let desk = desk();
     desk.set(Fault::LateEdge, ALWAYS);
     desk.peer.send(b"last").unwrap();
     let mut early = 0;
@@ -163,7 +163,7 @@ fn a_late_edge_comes_before_anybody_sleeps_and_may_share_an_event_with_the_end()
 
 #[test]
 fn a_signal_ends_a_wait_with_nothing_and_loses_nothing() {
-    let mut desk = desk();
+    let desk = desk();
     desk.set(Fault::Interrupted, ALWAYS);
     desk.peer.send(b"x").unwrap();
     assert_eq!((desk.wait(None).len(), desk.count(Fault::Interrupted)), (0, 1));
@@ -173,7 +173,7 @@ fn a_signal_ends_a_wait_with_nothing_and_loses_nothing() {
 
 #[test]
 fn the_clock_jumps_forward() {
-    let mut desk = desk();
+    let desk = desk();
     desk.set(Fault::ClockJump, ALWAYS);
     let mut before = now();
     for _ in 0..100 {
@@ -187,7 +187,7 @@ fn the_clock_jumps_forward() {
 #[test]
 fn a_send_for_which_memory_is_short_has_sent_nothing_and_no_edge() {
     for (fault, errno) in [(Fault::NoBuffers, Errno::NOBUFS), (Fault::NoMemory, Errno::NOMEM)] {
-        let mut desk = desk();
+        let desk = desk();
         desk.set(fault, ALWAYS);
         assert_eq!((desk.send(b"x"), desk.bits(), desk.count(fault)), (Err(errno), Bits::NONE, 1));
         assert_eq!(peer_recv(&desk.peer), Err(ErrorKind::WouldBlock));
@@ -196,7 +196,7 @@ fn a_send_for_which_memory_is_short_has_sent_nothing_and_no_edge() {
 
 #[test]
 fn a_reset_is_told_once_behind_what_is_unread() {
-    let mut desk = desk();
+    let desk = desk();
     desk.set(Fault::Reset, ALWAYS);
     assert_eq!(desk.recv(4), Err(Errno::CONNRESET));
     assert_eq!(desk.bits(), READ_WRITE | Bits::HANGUP);
@@ -248,7 +248,7 @@ fn a_connect_is_refused_late_or_never_answered() {
     assert_eq!(accept(&listener).unwrap_err(), Errno::AGAIN);
 
     let (world, listener, socket) = connect_with(Fault::ConnectNever);
-    let mut selector = Selector::new().unwrap();
+    let selector = Selector::new().unwrap();
     selector.register(&socket, 1).unwrap();
     let mut out = Vec::new();
     selector.wait(&mut out, Some(1_000)).unwrap();
@@ -258,7 +258,7 @@ fn a_connect_is_refused_late_or_never_answered() {
 
     let (_world, listener, socket) = connect_with(Fault::ConnectLate);
     assert_eq!((connected(&socket), accept(&listener).unwrap_err()), (Err(Errno::AGAIN), Errno::AGAIN));
-    let mut selector = Selector::new().unwrap();
+    let selector = Selector::new().unwrap();
     selector.register(&socket, 1).unwrap();
     selector.wait(&mut out, Some(1_000)).unwrap();
     assert_eq!(out[0].bits, Bits::WRITABLE);
@@ -308,7 +308,7 @@ fn a_number_is_used_again_at_once() {
 #[test]
 fn the_same_seed_does_the_same_and_another_does_not() {
     let run = |seed| {
-        let mut desk = desk();
+        let desk = desk();
         let faults = Faults::seeded(seed).with(Fault::Pending, 300).with(Fault::ShortRead, 300);
         desk.world.configure(|config| config.faults = faults.with(Fault::LateEdge, 300));
         let answers: Vec<_> = (0..200)
@@ -326,7 +326,7 @@ fn the_same_seed_does_the_same_and_another_does_not() {
 #[test]
 #[should_panic(expected = "asleep for ever")]
 fn alone_nobody_sleeps_for_ever() {
-    let mut desk = desk();
+    let desk = desk();
     desk.world.configure(|config| config.alone = true);
     assert!(desk.wait(Some(1_000)).is_empty(), "the clock ends this one");
     desk.wait(None);
@@ -335,7 +335,7 @@ fn alone_nobody_sleeps_for_ever() {
 #[test]
 #[should_panic(expected = "a loop that spins")]
 fn alone_a_loop_that_asks_in_vain_is_found_out() {
-    let mut desk = desk();
+    let desk = desk();
     desk.world.configure(|config| config.alone = true);
     for _ in 0..20_000 {
         desk.wait(NOW);

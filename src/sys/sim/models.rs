@@ -14,7 +14,7 @@ use common::explore;
 fn a_wake_ends_a_sleep_for_ever() {
     explore("sim a_wake_ends_a_sleep_for_ever", None, 5, || {
         let world = World::enter();
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         let waker = Waker::new(&selector, 9).unwrap();
         let other = thread::spawn(carry(move || {
             waker.wake();
@@ -33,7 +33,7 @@ fn a_wake_ends_a_sleep_for_ever() {
 #[should_panic(expected = "deadlock")]
 fn a_wake_that_is_not_sent_is_a_deadlock() {
     loom::model(|| {
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         let _waker = Waker::new(&selector, 9).unwrap();
         selector.wait(&mut Vec::new(), None).unwrap();
     });
@@ -43,7 +43,7 @@ fn a_wake_that_is_not_sent_is_a_deadlock() {
 #[test]
 fn a_wake_beside_the_drain_is_not_lost() {
     explore("sim a_wake_beside_the_drain_is_not_lost", None, 300, || {
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         let waker = std::sync::Arc::new(Waker::new(&selector, 9).unwrap());
         let work = std::sync::Arc::new(crate::sync::AtomicU64::new(0));
         let (remote, done) = (waker.clone(), work.clone());
@@ -68,7 +68,7 @@ fn an_echo_gets_through_though_everything_is_pending_first() {
     explore("sim an_echo_gets_through_though_everything_is_pending_first", None, 3_000, || {
         let world = World::enter();
         world.configure(|config| config.pending_first = true);
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         let (socket, peer) = world.pair();
         selector.register(&socket, 1).unwrap();
         let looper = thread::spawn(carry(move || {
@@ -97,7 +97,7 @@ fn a_deadline_beside_an_arrival_goes_both_ways() {
     explore("sim a_deadline_beside_an_arrival_goes_both_ways", None, 10, || {
         let world = World::enter();
         world.configure(|config| config.clock = Clock::Eager);
-        let mut selector = Selector::new().unwrap();
+        let selector = Selector::new().unwrap();
         let (socket, peer) = world.pair();
         selector.register(&socket, 1).unwrap();
         let mut out = Vec::new();

@@ -45,8 +45,8 @@ impl Selector {
 
     /// Waits for an edge, or for the clock to reach `deadline`. For ever means for ever: under loom, a wake-up that is
     /// lost is a deadlock here, and loom reports it.
-    #[allow(clippy::needless_pass_by_ref_mut, clippy::unnecessary_wraps, reason = "the contract")]
-    pub(crate) fn wait(&mut self, out: &mut Vec<Readiness>, deadline: Option<u64>) -> Result<(), Errno> {
+    #[allow(clippy::unnecessary_wraps, reason = "the contract")]
+    pub(crate) fn wait(&self, out: &mut Vec<Readiness>, deadline: Option<u64>) -> Result<(), Errno> {
         out.clear();
         if lockstep::is_held() {
             self.wait_held(out, deadline);

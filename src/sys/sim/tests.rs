@@ -24,7 +24,7 @@ fn desk_with(unix: bool, change: impl FnOnce(&mut Config)) -> Desk {
     let selector = Selector::new().unwrap();
     let (socket, peer) = if unix { world.unix_pair() } else { world.pair() };
     selector.register(&socket, 1).unwrap();
-    let mut desk = Desk { world, selector, socket, peer };
+    let desk = Desk { world, selector, socket, peer };
     assert_eq!(desk.bits(), Bits::WRITABLE, "the state at the registration is the first edge");
     desk
 }
@@ -34,14 +34,14 @@ fn desk() -> Desk {
 }
 
 impl Desk {
-    fn events(&mut self) -> Vec<Readiness> {
+    fn events(&self) -> Vec<Readiness> {
         let mut out = Vec::new();
         self.selector.wait(&mut out, Some(0)).unwrap();
         out
     }
 
     /// The bits of the one connection's event, or none.
-    fn bits(&mut self) -> Bits {
+    fn bits(&self) -> Bits {
         let events = self.events();
         assert!(events.len() <= 1, "events coalesce: {events:?}");
         events.first().map_or(Bits::NONE, |event| event.bits)
@@ -64,7 +64,7 @@ fn peer_recv(peer: &Peer) -> Result<Vec<u8>, ErrorKind> {
 
 #[test]
 fn an_edge_is_an_arrival_and_edges_until_the_fetch_are_one_event() {
-    let mut desk = desk();
+    let desk = desk();
     desk.peer.send(b"one").unwrap();
     desk.peer.send(b"two").unwrap();
     assert_eq!(desk.bits(), READ_WRITE);
@@ -79,7 +79,7 @@ fn an_edge_is_an_arrival_and_edges_until_the_fetch_are_one_event() {
 
 #[test]
 fn an_event_carries_what_holds_when_it_is_fetched() {
-    let mut desk = desk_with(false, |config| config.buffer = 2);
+    let desk = desk_with(false, |config| config.buffer = 2);
     assert_eq!(desk.send(b"abc"), Ok(2));
     desk.peer.send(b"x").unwrap();
     assert_eq!(desk.recv(8).unwrap(), b"x");
@@ -88,7 +88,7 @@ fn an_event_carries_what_holds_when_it_is_fetched() {
 
 #[test]
 fn room_is_an_edge_after_a_refusal_and_only_then() {
-    let mut desk = desk_with(false, |config| config.buffer = 4);
+    let desk = desk_with(false, |config| config.buffer = 4);
     assert_eq!(desk.send(b"abcdef"), Ok(4), "a short write");
     assert_eq!(peer_recv(&desk.peer).unwrap(), b"abcd");
     assert_eq!(desk.bits(), Bits::NONE, "a short write asks for nothing");
@@ -109,7 +109,7 @@ fn several_slices_are_one_run_and_too_many_are_refused() {
 
 #[test]
 fn a_fin_comes_behind_the_data_and_the_other_way_stays_open() {
-    let mut desk = desk();
+    let desk = desk();
     desk.peer.send(b"last").unwrap();
     desk.peer.shutdown_write().unwrap();
     assert_eq!(desk.bits(), ALL, "data and FIN share one edge");
@@ -124,7 +124,7 @@ fn a_fin_comes_behind_the_data_and_the_other_way_stays_open() {
 
 #[test]
 fn a_reset_comes_behind_the_data_and_is_told_once() {
-    let Desk { mut selector, socket, peer, .. } = desk();
+    let Desk { selector, socket, peer, .. } = desk();
     peer.send(b"last").unwrap();
     peer.reset();
     let mut out = Vec::new();
@@ -177,7 +177,7 @@ fn tcp_learns_of_a_close_by_sending_and_a_unix_socket_at_once() {
 
 #[test]
 fn reads_stop_at_an_urgent_mark_and_only_priority_tells() {
-    let mut desk = desk();
+    let desk = desk();
     desk.peer.send(b"abc").unwrap();
     desk.peer.send_urgent();
     desk.peer.send(b"def").unwrap();
@@ -189,7 +189,7 @@ fn reads_stop_at_an_urgent_mark_and_only_priority_tells() {
 
 #[test]
 fn unix_reads_stop_behind_a_descriptor_and_nothing_tells() {
-    let mut desk = desk_with(true, |_| ());
+    let desk = desk_with(true, |_| ());
     desk.peer.send(b"abc").unwrap();
     desk.peer.send_with_descriptor(b"def").unwrap();
     desk.peer.send(b"ghi").unwrap();
@@ -201,7 +201,7 @@ fn unix_reads_stop_behind_a_descriptor_and_nothing_tells() {
 
 #[test]
 fn pending_first_answers_each_attempt_with_an_edge_and_lets_the_next_pass() {
-    let mut desk = desk_with(false, |config| config.pending_first = true);
+    let desk = desk_with(false, |config| config.pending_first = true);
     assert_eq!(desk.send(b"out"), Err(Errno::AGAIN));
     assert_eq!(desk.bits(), Bits::WRITABLE);
     assert_eq!(desk.send(b"out"), Ok(3));
@@ -230,7 +230,7 @@ fn pending_first_holds_accepts_back_too() {
 #[test]
 fn connections_wait_in_a_bounded_backlog_and_each_is_an_edge() {
     let world = World::enter();
-    let mut selector = Selector::new().unwrap();
+    let selector = Selector::new().unwrap();
     // As Linux counts, this is room for two.
     let options = ListenOptions { backlog: 1, ..ListenOptions::default() };
     let listener = listen_tcp("127.0.0.1:0".parse().unwrap(), &options).unwrap();
@@ -273,7 +273,7 @@ fn descriptors_run_out_and_the_reserve_helps() {
 #[test]
 fn a_number_is_reused_at_once_and_no_event_survives_its_descriptor() {
     let world = World::enter();
-    let mut selector = Selector::new().unwrap();
+    let selector = Selector::new().unwrap();
     let (first, first_peer) = world.pair();
     selector.register(&first, 1).unwrap();
     first_peer.send(b"stale").unwrap();
@@ -304,7 +304,7 @@ fn nothing_is_left_when_all_handles_are_gone() {
 #[test]
 fn a_wake_is_an_edge_once_the_last_is_drained() {
     let _world = World::enter();
-    let mut selector = Selector::new().unwrap();
+    let selector = Selector::new().unwrap();
     let waker = Waker::new(&selector, 9).unwrap();
     let mut out = Vec::new();
     for _ in 0..2 {
@@ -320,7 +320,7 @@ fn a_wake_is_an_edge_once_the_last_is_drained() {
 
 #[test]
 fn a_deadline_is_reached_by_waiting_for_it_and_the_past_is_free() {
-    let mut desk = desk();
+    let desk = desk();
     let mut out = Vec::new();
     desk.selector.wait(&mut out, Some(5_000)).unwrap();
     assert_eq!((out.len(), now()), (0, 5_000));
@@ -335,7 +335,7 @@ fn a_deadline_is_reached_by_waiting_for_it_and_the_past_is_free() {
 #[test]
 fn by_hand_the_clock_moves_and_wakes_who_waits() {
     let world = World::enter_with(Config { clock: Clock::Manual, ..Config::default() });
-    let mut selector = Selector::new().unwrap();
+    let selector = Selector::new().unwrap();
     let sleeper = thread::spawn(carry(move || {
         let mut out = Vec::new();
         selector.wait(&mut out, Some(1_000_000)).unwrap();
@@ -348,7 +348,7 @@ fn by_hand_the_clock_moves_and_wakes_who_waits() {
 
 #[test]
 fn a_loop_on_another_thread_echoes_in_its_spawners_world() {
-    let Desk { selector: mut own, socket, peer, .. } = desk();
+    let Desk { selector: own, socket, peer, .. } = desk();
     let looper = thread::spawn(carry(move || {
         let mut out = Vec::new();
         loop {

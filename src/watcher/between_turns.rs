@@ -1,0 +1,123 @@
+//! Where the event loop of an embedded watcher is between two turns: in reach of whoever submits on its thread.
+//!
+//! Between turns the thread is the user's, and the loop stands still. A submission of that thread finds it here, and is taken
+//! up by it at once, as the next turn would take it up first of all: a message is sent while it is still at hand, and
+//! goes through no queue. Only what there is a reason for goes by the local queue:
+//!
+//! | what is submitted                                              | because                                      |
+//! |----------------------------------------------------------------|----------------------------------------------|
+//! | in a turn, by the `Drop` of a payload                          | the turn has the loop                        |
+//! | while the ring holds something                                 | it might rely on that, and would overtake it |
+//! | behind what the last turn has left in the local queue          | it would overtake that                       |
+//!
+//! Taking up runs no code of the user's: payloads that are done with are dropped at the end of a turn. So none of this
+//! is ever entered twice.
+//!
+//! A turn takes the loop out, and puts it back however it ends. The loop holds the [`Shared`] that holds it, so the
+//! watcher takes it out for good when it is dropped.
+//!
+//! Model: loom-tests/turn.rs. Mutants that must fail: `at_once_overtakes`.
+
+use crate::error::SubmitErrorKind;
+use crate::event_loop::EventLoop;
+use crate::event_loop::inbox::Patience;
+use crate::sync::mutant;
+use crate::watcher::op::{Operation, Submission};
+use crate::watcher::proactor::Proactor;
+use crate::watcher::shared::Shared;
+
+/// The loop, if it is in reach. Its thread's alone.
+pub(crate) struct BetweenTurns<C> {
+    event_loop: Option<Box<EventLoop<Proactor<C>>>>,
+    /// The last turn has left something in the local queue.
+    behind: bool,
+}
+
+impl<C> BetweenTurns<C> {
+    pub(crate) const NONE: Self = Self { event_loop: None, behind: false };
+
+    /// The loop, if it may take up a submission at once.
+    #[inline(always)]
+    fn at_hand(&mut self) -> Option<&mut EventLoop<Proactor<C>>> {
+        let event_loop = self.event_loop.as_deref_mut()?;
+        // Only a turn empties the ring: what finds it so, and all behind that, waits.
+        let clear = event_loop.face.intake.is_idle() || mutant("at_once_overtakes");
+        (clear && !self.behind).then_some(event_loop)
+    }
+}
+
+impl<C> Shared<C> {
+    /// Hands a submission in. On the thread of an embedded loop that is between two turns it is taken up at once.
+    pub(crate) fn submit(
+        &self,
+        submission: Submission<C>,
+        patience: Patience,
+    ) -> Result<(), (SubmitErrorKind, Submission<C>)> {
+        if let Some(mut between) = self.between_turns.enter() {
+            if let Some(event_loop) = between.at_hand() {
+                event_loop.face.take_up(&mut event_loop.core, submission);
+                return Ok(());
+            }
+        }
+        self.inbox.submit(submission, patience)
+    }
+
+    /// The same, of an operation.
+    #[inline(always)]
+    pub(crate) fn submit_op(
+        &self,
+        op: Operation<C>,
+        bytes: usize,
+        patience: Patience,
+    ) -> Result<(), (SubmitErrorKind, Submission<C>)> {
+        if let Some(mut between) = self.between_turns.enter() {
+            if let Some(event_loop) = between.at_hand() {
+                let EventLoop { core, face, .. } = event_loop;
+                if bytes > 0 {
+                    face.take_up(core, Submission::Op(op))
+                } else {
+                    face.start(core, op)
+                }
+                return Ok(());
+            }
+        }
+        self.inbox.submit(Submission::Op(op), patience)
+    }
+
+    /// Puts a new loop where this thread's submissions reach it.
+    pub(crate) fn set_loop(&self, event_loop: EventLoop<Proactor<C>>) {
+        drop(InTurn { shared: self, event_loop: Some(Box::new(event_loop)) });
+    }
+
+    /// Takes the loop out of reach for a turn.
+    pub(crate) fn turn(&self) -> InTurn<'_, C> {
+        let event_loop = self.between_turns.with(|between| between.event_loop.take()).flatten();
+        InTurn { shared: self, event_loop }
+    }
+}
+
+/// The loop in its turn, or in whatever the watcher has to do with it. Goes back when this is dropped.
+pub(crate) struct InTurn<'s, C> {
+    shared: &'s Shared<C>,
+    event_loop: Option<Box<EventLoop<Proactor<C>>>>,
+}
+
+impl<C> InTurn<'_, C> {
+    pub(crate) fn event_loop(&mut self) -> &mut EventLoop<Proactor<C>> {
+        let Some(event_loop) = &mut self.event_loop else { unreachable!("one watcher takes one turn at a time") };
+        event_loop
+    }
+
+    /// Takes it for good.
+    pub(crate) fn end(mut self) -> Option<Box<EventLoop<Proactor<C>>>> {
+        self.event_loop.take()
+    }
+}
+
+impl<C> Drop for InTurn<'_, C> {
+    fn drop(&mut self) {
+        let Some(event_loop) = self.event_loop.take() else { return };
+        let behind = !event_loop.face.intake.has_no_local() || self.shared.inbox.has_local();
+        self.shared.between_turns.with(|between| *between = BetweenTurns { event_loop: Some(event_loop), behind });
+    }
+}
