@@ -112,6 +112,35 @@ fn it_can_be_held_in_the_middle_of_a_turn() {
     world.let_go();
 }
 
+/// I10: those in line for a fresh arena are no work until there is one, which comes with a take.
+#[test]
+fn it_sleeps_while_the_arena_is_full() {
+    let mut limits = Limits::default();
+    (limits.arena, limits.read_cap) = (64, 64);
+    let (world, mut watcher, submitter) = held_with(limits);
+    let conns: Vec<_> = (0..100)
+        .map(|n| {
+            let (socket, peer) = world.pair();
+            let conn = submitter.delegate(socket).unwrap();
+            peer.send(&[7; 64]).unwrap();
+            conn.read_pooled().submit_with(n).unwrap();
+            (conn, peer)
+        })
+        .collect();
+    let mut order = Vec::new();
+    while order.len() < conns.len() {
+        assert_eq!(world.go_on(MANY), Rest::Asleep(None), "one in the cell, one in the residue, and nobody has room");
+        let batch = watcher.try_wait().unwrap();
+        assert!(batch.len() <= 1, "an arena holds one of them");
+        order.extend(batch.map(|event| match event {
+            Event::Done { context, .. } => context,
+            other => panic!("{other:?}"),
+        }));
+    }
+    assert!(order.is_sorted(), "they were fed in line: {order:?}");
+    world.let_go();
+}
+
 /// The batch is full in the middle of a turn, and taken there.
 #[test]
 fn bytes_whose_write_is_told_as_done_are_not_queued_any_more() {
