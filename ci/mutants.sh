@@ -31,7 +31,7 @@ files() {
     case $1 in
         loop) echo 'event_loop/*' 'handoff/**/*' ;;
         proactor) echo watcher/{flow,queue,proactor,closing,giving_up,ending,outbox,turn,accepting,datagrams,alarm} \
-            watcher/{bounds,leftover,connecting,starting} ;;
+            watcher/{bounds,leftover,connecting,starting,starving,between_turns,embedded} ;;
         typed) echo typed/{step,machine,transport,output,expect,face} ;;
         *) echo "no such part: $1" >&2 && exit 2 ;;
     esac

@@ -72,8 +72,8 @@
 //!
 //! # An echo server, embedded
 //!
-//! The loop runs in your thread, inside of [`EmbeddedWatcher::turn`]: one per core, say. Nothing is handed over, so
-//! submissions from that thread take no atomics but a count.
+//! The loop runs in your thread, inside of [`EmbeddedWatcher::turn`]: one per core, say. Nothing is handed over: what that
+//! thread submits is begun within the call, and an answer is sent before the next event of the batch is looked at.
 //!
 //! Either drive can be part of a poll loop of your own, with descriptors of yours beside: see [`Watcher::pollable`], and
 //! [`EmbeddedWatcher::next_turn`].
