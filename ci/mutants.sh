@@ -40,7 +40,7 @@ files() {
 judge() {
     local code=0
     CARGO_TARGET_DIR="$work/target" cargo mutants --in-place -o "$work" --no-shuffle --baseline=skip --build-timeout 300 \
-        --colors never -e '**/*tests.rs' -E 'impl (fmt::)?(Debug|Display)' "${core[@]}" "$@" || code=$?
+        --colors never -e '**/*tests.rs' -E 'impl ((std::)?fmt::)?(Debug|Display)' "${core[@]}" "$@" || code=$?
     case $code in 0 | 2 | 3) ;; *) exit "$code" ;; esac
     # What did not end was caught: the next judge need not try it.
     cat "$work/mutants.out/timeout.txt" >>"$work/timed-out.txt"
@@ -53,7 +53,7 @@ simulated() { judge --timeout 60 "$@" "${tests[@]/#/-C=--test=}"; }
 
 try() {
     local judges swarm=swarm file core=() again=
-    local tests=(simulated simulated_{calls,connects,datagrams,ends,held,ops,turns})
+    local tests=(simulated simulated_{at_once,calls,connects,datagrams,ends,held,ops,turns})
     case $1 in
         loop) judges='units scripts simulated' tests+=(simulated_sessions testkit) ;;
         proactor) judges='scripts units simulated' ;;

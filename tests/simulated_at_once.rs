@@ -207,6 +207,16 @@ fn after_the_shutdown_all_is_refused() {
     assert_eq!(received(&peer).unwrap(), b"in time");
 }
 
+/// Nothing was under way: the end comes as such, not behind an empty batch.
+#[test]
+fn the_end_alone_is_no_batch() {
+    let mut desk = desk();
+    desk.submitter.shutdown(Duration::ZERO);
+    for _ in 0..2 {
+        assert_eq!(desk.watcher.turn(None).unwrap_err(), WaitError::Closed);
+    }
+}
+
 /// G7: completions that nobody has taken are dropped with the watcher, and the loop with them.
 #[test]
 fn a_watcher_that_is_dropped_takes_all_with_it() {

@@ -410,6 +410,11 @@ fn a_fresh_arena_is_offered_to_a_few_of_a_crowd() {
     let starved = desk.submitter.counters().starved;
     let arenas = (CROWD / FED_AT_ONCE) as u64;
     assert!(starved <= CROWD as u64 + 32 * arenas, "{arenas} arenas were offered {starved} times");
+    // With nobody in line the next one need not queue.
+    let (conn, peer) = &all[0];
+    peer.send(b"x").unwrap();
+    conn.read_pooled().submit_with(7).unwrap();
+    assert_eq!((desk.events(), desk.submitter.counters().starved), (vec![(7, bytes(b"x"))], starved));
 }
 
 /// Neither those that wait for room in the arena nor those that wait for their turn fill every batch alone.
