@@ -42,7 +42,7 @@ pub struct Limits {
     /// processor's cache still holds it. Bytes; default 64 KiB.
     pub batch_bytes: usize,
     /// Bytes of pooled reads one batch can carry (its arena); while it is full, pooled reads wait for the next. A
-    /// spawned loop has three arenas, an embedded one has one; pages never read into cost nothing. Fixed. Default 1 MiB.
+    /// spawned loop has three arenas, an embedded one has two; pages never read into cost nothing. Fixed. Default 1 MiB.
     pub arena: usize,
     /// Most bytes one pooled or leased read brings. Changed, it counts for reads that begin then; leases of another size
     /// are freed as they come back. Default 256 KiB.
