@@ -35,7 +35,8 @@ pub(crate) enum Patience {
     Forever,
 }
 
-/// Places of the local queue at first: what one turn of an embedded loop submits. It grows if that is more.
+/// Places of the local queue at first: what one turn of typed sessions sends to its own loop, or an embedded loop's thread
+/// submits behind something in the ring. It grows if that is more.
 pub(crate) const LOCAL: usize = 1_024;
 
 /// A submission of the loop's own thread, which does not go through the ring.

@@ -62,7 +62,7 @@ impl<C> Shared<C> {
         self.inbox.submit(submission, patience)
     }
 
-    /// The same, of an operation.
+    /// The same, of an operation. With no `bytes` to write it is no write of one piece, and spared the look for one.
     #[inline(always)]
     pub(crate) fn submit_op(
         &self,

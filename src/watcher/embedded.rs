@@ -60,7 +60,7 @@ pub struct EmbeddedWatcher<C: Send + 'static = ()> {
     selector: std::sync::Arc<Selector>,
     /// The selector was not asked in the last turn, since local work had produced output.
     skipped: bool,
-    /// Not `Send`: the local queue is this thread's.
+    /// Not `Send`: the loop is bound to this thread.
     thread: PhantomData<*const ()>,
 }
 
