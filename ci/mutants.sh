@@ -31,7 +31,7 @@ files() {
     case $1 in
         loop) echo 'event_loop/*' 'handoff/**/*' ;;
         proactor) echo watcher/{flow,queue,proactor,closing,giving_up,ending,outbox,turn,accepting,datagrams,alarm} \
-            watcher/{bounds,leftover,connecting,starting,starving,between_turns,embedded} ;;
+            watcher/{bounds,leftover,connecting,starting,starving,between_turns,driving,embedded} ;;
         typed) echo typed/{step,machine,transport,output,expect,face} ;;
         *) echo "no such part: $1" >&2 && exit 2 ;;
     esac
@@ -53,7 +53,7 @@ simulated() { judge --timeout 60 "$@" "${tests[@]/#/-C=--test=}"; }
 
 try() {
     local judges swarm=swarm file core=() again=
-    local tests=(simulated simulated_{at_once,calls,connects,datagrams,ends,held,ops,turns})
+    local tests=(simulated simulated_{at_once,calls,connects,datagrams,driving,ends,held,ops,turns})
     case $1 in
         loop) judges='units scripts simulated' tests+=(simulated_sessions testkit) ;;
         proactor) judges='scripts units simulated' ;;

@@ -3,8 +3,8 @@
 set -euo pipefail
 
 missing=()
-for tool in python3 strace valgrind; do
-    command -v "$tool" >/dev/null || missing+=("$tool")
+for tool in python3 strace taskset valgrind; do
+    command -v "$tool" >/dev/null || missing+=("${tool/taskset/util-linux}")
 done
 if [ ${#missing[@]} -gt 0 ]; then
     echo "installing: ${missing[*]}"

@@ -4,6 +4,7 @@
 //! --listen ADDR       where to listen (127.0.0.1:7000)
 //! --mode M            spawned: a loop thread and a thread that waits; embedded: the loop in the caller's thread;
 //!                     typed: sessions that are state machines, on loops of their own
+//! --driver D          who drives a spawned loop: thread, consumer, or auto (the consumer, if there is one processor)
 //! --read R            vec: buffers of our own; pooled: bytes of the batch; leased: buffers of the loop's pool
 //! --ops O             linked: write then read in one submission; separate: one after the other
 //! --timeout MS        a deadline on every operation; a connection that misses one is dropped
@@ -25,8 +26,8 @@ use std::thread;
 use std::time::Duration;
 
 use gaio::{
-    Batch, Conn, EmbeddedWatcher, Event, Expect, Io, ListenOptions, Listener, Next, Op, Options, Outcome, Payload,
-    Protocol, Server, SubmitError, SubmitErrorKind, Submitter, WaitError, Watcher,
+    Batch, Conn, Driver, EmbeddedWatcher, Event, Expect, Io, ListenOptions, Listener, Next, Op, Options, Outcome,
+    Payload, Protocol, Server, SubmitError, SubmitErrorKind, Submitter, WaitError, Watcher,
 };
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -59,10 +60,11 @@ struct Arguments {
     lines: bool,
     watchers: usize,
     pin: Option<usize>,
+    driver: Driver,
 }
 
-const USAGE: &str = "usage: echo-server [--listen ADDR] [--mode spawned|embedded|typed] [--read vec|pooled|leased] \
-                     [--ops linked|separate] [--timeout MS] [--watchers N] [--cores N] \
+const USAGE: &str = "usage: echo-server [--listen ADDR] [--mode spawned|embedded|typed] \
+                     [--driver auto|thread|consumer] [--read vec|pooled|leased] [--ops linked|separate] [--timeout MS] [--watchers N] [--cores N] \
                      [--frames any|lines] [--pin CPU]";
 
 fn understood<T: FromStr<Err: Error>>(flag: &str, value: &str) -> Result<T, String> {
@@ -72,7 +74,8 @@ fn understood<T: FromStr<Err: Error>>(flag: &str, value: &str) -> Result<T, Stri
 fn arguments() -> Result<Arguments, Box<dyn Error>> {
     let settings = Settings { read: Read::Leased, linked: true, timeout: None };
     let listen = SocketAddr::from(([127, 0, 0, 1], 7000));
-    let mut parsed = Arguments { listen, mode: Mode::Spawned, settings, lines: false, watchers: 1, pin: None };
+    let mut parsed =
+        Arguments { listen, mode: Mode::Spawned, settings, lines: false, watchers: 1, pin: None, driver: Driver::Auto };
     let mut words = std::env::args().skip(1);
     while let Some(flag) = words.next() {
         let value = words.next().ok_or(USAGE)?;
@@ -81,6 +84,9 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             ("--mode", "spawned") => parsed.mode = Mode::Spawned,
             ("--mode", "embedded") => parsed.mode = Mode::Embedded,
             ("--mode", "typed") => parsed.mode = Mode::Typed,
+            ("--driver", "auto") => parsed.driver = Driver::Auto,
+            ("--driver", "thread") => parsed.driver = Driver::LoopThread,
+            ("--driver", "consumer") => parsed.driver = Driver::Consumer,
             ("--read", "vec") => parsed.settings.read = Read::Vec,
             ("--read", "pooled") => parsed.settings.read = Read::Pooled,
             ("--read", "leased") => parsed.settings.read = Read::Leased,
@@ -274,7 +280,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     place.options.reuse_port = arguments.watchers > 1;
     let mut loops = Vec::new();
     for i in 0..arguments.watchers {
-        let mut options = Options::default().name(format!("echo-{i}"));
+        let mut options = Options::default().name(format!("echo-{i}")).driver(arguments.driver);
         if let Some(cpu) = arguments.pin {
             options = options.pin_to(cpu + i);
         }

@@ -156,6 +156,7 @@
 //! |---|---|
 //! | watcher | the user's end of one loop: [`Watcher`] (spawned) or [`EmbeddedWatcher`] |
 //! | loop thread | the only thread that touches descriptors: the watcher's own, or the caller of `turn` |
+//! | consumer | the thread that waits. It [drives](Driver) a spawned loop itself where the two share one processor |
 //! | turn | one pass of the loop, from a park to a publish |
 //! | delegate | to give a connection to a loop, for good: [`Submitter::delegate`], or [`Submitter::listen`] for many |
 //! | connect, listen | to let the loop make them: [`Submitter::connect`], [`Submitter::listen_on`] |
@@ -240,7 +241,8 @@
 //! When the *loop* is behind, its ring fills up: [`Op::submit`] then parks until there is room, [`Op::try_submit`]
 //! returns the operation as [`SubmitErrorKind::Full`], and [`Op::submit_timeout`] waits for a while. On a thread that
 //! runs a loop nothing waits, and `submit` returns `Full` as well if it is meant for another one. The thread that waits
-//! for completions may always submit: a spawned loop makes room in its ring whether completions are taken or not.
+//! for completions may always submit: a spawned loop makes room in its ring whether completions are taken or not (by its
+//! thread, if that thread would have to do so itself).
 //!
 //! When *you* are behind, completions wait in the loop, and no more work is begun than the batch has places for.
 //!
@@ -328,7 +330,7 @@ mod watcher;
 pub use error::{ConnectError, DelegateError, DelegateErrorKind, OpError, SubmitError, SubmitErrorKind, WaitError};
 pub use event_loop::counters::Snapshot;
 pub use event_loop::next_turn::NextTurn;
-pub use limits::{Limits, LimitsError, Options};
+pub use limits::{Driver, Limits, LimitsError, Options};
 #[cfg(any(loom, gaio_sim, all(doc, not(doctest))))]
 #[doc(inline)]
 pub use sys::sim;

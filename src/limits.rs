@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::sys;
+
 /// Every bound of one loop. Start from [`Limits::default`], change what you need, hand it to
 /// [`Options::limits`]; it is checked when the loop is built.
 ///
@@ -176,7 +178,27 @@ impl Limits {
     }
 }
 
-/// How a loop is set up: limits, thread name, CPU.
+/// Who drives the loop of a [`Watcher`](crate::Watcher): which thread takes its turns.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[non_exhaustive]
+pub enum Driver {
+    /// The consumer, if there is one processor to run on ([`available_parallelism`](std::thread::available_parallelism) when
+    /// the loop is built) and the loop is not pinned; otherwise the loop's thread.
+    #[default]
+    Auto,
+    /// The loop's thread, always: it works beside the consumer, and goes on whether anyone waits or not.
+    LoopThread,
+    /// The consumer, in its waits: no other thread is woken for a completion. While it is away with a batch the loop is at
+    /// rest. What the consumer submits is taken up at once, by the submission itself; for all else (other threads'
+    /// submissions, deadlines, new connections, the rest of a long write) it comes back, or stays away for two to four
+    /// milliseconds, and then the loop's thread drives until the next wait.
+    ///
+    /// Nothing else differs: all guarantees hold, whoever drives. Payloads that need not come back are dropped by the thread
+    /// that does. A watcher that is [polled](crate::Watcher::pollable) is driven by the loop's thread.
+    Consumer,
+}
+
+/// How a loop is set up: limits, who drives it, thread name, CPU.
 ///
 /// ```
 /// let options = gaio::Options::default().name("gateway").limits(gaio::Limits::default());
@@ -187,9 +209,43 @@ pub struct Options {
     pub(crate) limits: Limits,
     pub(crate) name: Option<String>,
     pub(crate) cpu: Option<usize>,
+    pub(crate) driver: Driver,
 }
 
 impl Options {
+    /// Chooses who drives the loop. It makes no difference to an embedded one.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// // Answers soonest where the consumer has little to do itself, on any number of processors.
+    /// let options = gaio::Options::default().driver(gaio::Driver::Consumer);
+    /// let (mut watcher, submitter) = gaio::Watcher::<u32>::spawn_for(options)?;
+    /// submitter.post(1)?;
+    /// assert!(matches!(watcher.wait()?.next(), Some(gaio::Event::Posted(1))));
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub const fn driver(mut self, driver: Driver) -> Self {
+        self.driver = driver;
+        self
+    }
+
+    /// Does the consumer drive?
+    ///
+    /// # Errors
+    /// It should, and the loop's thread is to be pinned, too.
+    pub(crate) fn consumer_drives(&self) -> std::io::Result<bool> {
+        match (self.driver, self.cpu) {
+            (Driver::Consumer, Some(_)) => Err(std::io::Error::new(
+                std::io::ErrorKind::InvalidInput,
+                "a loop that the consumer drives is not pinned: pin the thread that waits, or choose `Driver::LoopThread`",
+            )),
+            (Driver::Consumer, None) => Ok(true),
+            (Driver::Auto, None) => Ok(sys::has_one_processor()),
+            (Driver::Auto, Some(_)) | (Driver::LoopThread, _) => Ok(false),
+        }
+    }
+
     /// Sets the limits.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
@@ -204,8 +260,8 @@ impl Options {
         self
     }
 
-    /// Pins the loop thread to a CPU; for an embedded loop, the calling thread. A CPU outside the set this thread may
-    /// run on is an error when the loop is built, and names the set.
+    /// Pins the loop thread to a CPU, and lets it drive ([`Driver`]); for an embedded loop, the calling thread. A CPU outside
+    /// the set this thread may run on is an error when the loop is built, and names the set.
     #[must_use]
     pub const fn pin_to(mut self, cpu: usize) -> Self {
         self.cpu = Some(cpu);

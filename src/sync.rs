@@ -8,10 +8,8 @@
 #[cfg(not(loom))]
 mod imp {
     pub(crate) use std::cell::Cell;
-    #[cfg(any(test, gaio_sim, doc))]
-    pub(crate) use std::sync::MutexGuard;
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64};
-    pub(crate) use std::sync::{Arc, Condvar, Mutex};
+    pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard};
     pub(crate) use std::thread;
 
     /// `std`'s cell with loom's interface: the pointer is lent to a closure, so that a model can see both ends of

@@ -24,7 +24,9 @@ fn ways() -> impl Iterator<Item = Vec<&'static str>> {
             ["linked", "separate"].into_iter().map(move |ops| vec!["--mode", mode, "--read", read, "--ops", ops])
         })
     });
-    proactor.chain(["1", "2"].map(|cores| vec!["--mode", "typed", "--cores", cores]))
+    let drivers =
+        ["thread", "consumer"].map(|driver| vec!["--driver", driver, "--read", "pooled", "--ops", "separate"]);
+    proactor.chain(drivers).chain(["1", "2"].map(|cores| vec!["--mode", "typed", "--cores", cores]))
 }
 
 /// Writes and reads at once, so that neither side's buffers are a limit; then half-closes, and reads to the end.

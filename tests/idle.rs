@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use gaio::{EmbeddedWatcher, Snapshot, Watcher};
+use gaio::{Driver, EmbeddedWatcher, Options, Snapshot, Watcher};
 use support::{Drive, Net, Rig, Taken, both_drives, check, doze, finish, until};
 
 /// Polls and turns that a loop may still take between "nothing is left to do" and its sleep.
@@ -247,7 +247,8 @@ fn a_listener_out_of_credit_is_not_work() {
 #[test]
 fn a_consumer_that_only_looks() {
     check(|| {
-        let mut rig = Rig::<Watcher<u64>>::new();
+        let options = Options::default().driver(Driver::LoopThread); // Else to look would be to take a turn.
+        let mut rig = Rig::<Watcher<u64>>::of(options);
         rig.assert_quiet();
         let over = AtomicBool::new(false);
         thread::scope(|scope| {

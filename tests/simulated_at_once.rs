@@ -112,6 +112,15 @@ fn nothing_overtakes_what_the_ring_holds() {
     assert_eq!(received(&peer).unwrap(), b"fourth");
 }
 
+/// A payload with other owners.
+struct Shared(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 /// Submits on the loop's thread as it is dropped, at the end of a turn.
 struct Submits(Submitter<u32>);
 
@@ -127,14 +136,27 @@ impl Drop for Submits {
     }
 }
 
+/// A loop that sleeps holds no payload that it has sent.
+#[test]
+fn a_payload_is_dropped_before_the_loop_sleeps() {
+    let mut desk = desk();
+    let (conn, peer) = desk.conn();
+    let owner = Arc::new(b"payload".to_vec());
+    conn.write(Bytes::from_owner(Shared(owner.clone()))).then_read_pooled().submit_with(1).unwrap();
+    assert_eq!((received(&peer).unwrap(), desk.watcher.next_turn()), (b"payload".to_vec(), NextTurn::Now));
+    assert_eq!((desk.turn(), Arc::strong_count(&owner)), (vec![], 1));
+    assert_eq!(desk.watcher.next_turn(), NextTurn::WhenReadable);
+}
+
 /// G2: nor what was submitted in the turn itself, which goes by the local queue.
 #[test]
 fn nothing_overtakes_what_was_submitted_in_the_turn() {
-    let mut desk = desk();
+    let mut desk = desk_with(|config| config.buffer = 4, |_| ());
     let (conn, peer) = desk.conn();
     let payload = Bytes::from_owner(Submits(desk.submitter.clone()));
     conn.write(payload).then_read_pooled().submit_with(1).unwrap();
-    assert_eq!((received(&peer).unwrap(), desk.turn()), (b"payload".to_vec(), vec![]));
+    assert_eq!(received(&peer).unwrap(), b"payl", "the rest is sent within a turn, and dropped at its end");
+    assert_eq!((desk.turn(), received(&peer).unwrap()), (vec![], b"oad".to_vec()));
     desk.submitter.post(3).unwrap();
     assert_eq!(desk.events(), [(2, Got::Posted), (3, Got::Posted)]);
 }

@@ -3,7 +3,8 @@
 //! Each run makes a world, a loop and some connections, and does random things to all of them: operations of every kind, with
 //! deadlines and names, from the loop's thread and from up to three others that take turns with it, and may stand still in
 //! the middle of a push; peers that send, listen, end and vanish; cancels, timers, posts, handles dropped, batches left
-//! half-way, a consumer that stays away, a shutdown at any point. The loop is embedded or has a thread of its own.
+//! half-way, a consumer that stays away, a shutdown at any point. The loop is embedded, or has a thread of its own, or
+//! both: then the consumer drives, until that thread takes over.
 //!
 //! | checked | when | in |
 //! |---|---|---|
@@ -52,7 +53,7 @@ mod seeds;
 use script::Swarm;
 
 /// What happens beside the world's own faults.
-const OF_THREADS: [&str; 3] = ["StalledProducer", "ConsumerAway", "Residue"];
+const OF_THREADS: [&str; 6] = ["StalledProducer", "ConsumerAway", "Residue", "ConsumerDrives", "Nap", "TakenOver"];
 
 #[test]
 fn random_scripts() {

@@ -212,17 +212,14 @@ pub(crate) struct EventLoop<F: Face> {
     pub(crate) face: F,
     keeper: Keeper,
     /// The gate was raised while it was open: somebody is owed another look.
-    owed: bool,
+    pub(crate) owed: bool,
+    /// The last turn has left the selector out.
+    pub(crate) skipped: bool,
 }
 
 impl<F: Face> EventLoop<F> {
     pub(crate) const fn new(core: Core<F::Session, F::Tag>, face: F, keeper: Keeper) -> Self {
-        Self { core, face, keeper, owed: false }
-    }
-
-    /// Was the gate raised in the last turn?
-    pub(crate) const fn owed(&self) -> bool {
-        self.owed
+        Self { core, face, keeper, owed: false, skipped: false }
     }
 
     /// Sleeps until there is something to do, at most until `until` (an instant of `sys::now`).

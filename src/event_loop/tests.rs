@@ -360,15 +360,15 @@ fn a_raise_within_the_turn_is_owed_another_look() {
     let mut bed = bed();
     assert!(bed.raiser.raise(), "it sleeps");
     assert_eq!(bed.pass(), []);
-    assert!(!bed.event_loop.owed(), "this was the turn for that");
+    assert!(!bed.event_loop.owed, "this was the turn for that");
     let raiser = bed.raiser.clone();
     bed.face().collect = Some(Box::new(move |_| assert!(!raiser.raise(), "it is awake")));
     assert_eq!(bed.turn(), []);
-    assert!(bed.event_loop.owed() && bed.raiser.raise());
+    assert!(bed.event_loop.owed && bed.raiser.raise());
     let turn = bed.core().turn();
     assert_eq!(bed.sleep(Some(MILLISECOND)), 0, "a look");
     bed.pass();
-    assert!(!bed.event_loop.owed() && bed.core().turn() != turn);
+    assert!(!bed.event_loop.owed && bed.core().turn() != turn);
     assert_eq!(bed.sleep(Some(MILLISECOND)), MILLISECOND);
     bed.waker.wake();
     assert_eq!(bed.turn(), [Seen::Woken]);
@@ -385,7 +385,7 @@ fn events_behind_a_panic_are_told_in_the_next_turn() {
     bed.face().trap = Some(1);
     bed.event_loop.park(Some(0)).unwrap();
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| bed.event_loop.pass()));
-    assert!(caught.is_err() && bed.event_loop.owed(), "the gate is open: a raise writes no waker");
+    assert!(caught.is_err() && bed.event_loop.owed, "the gate is open: a raise writes no waker");
     assert_eq!(std::mem::take(&mut bed.face().seen), steps([0, 1]));
     all[0].1.send(b"x").unwrap();
     assert_eq!(bed.turn(), steps([2]));

@@ -43,6 +43,21 @@ fn here() -> u64 {
     ID.try_with(Cell::get).unwrap_or(0)
 }
 
+/// This thread's id, given at need; never 0, but in a thread that is ending.
+#[inline(always)]
+pub(crate) fn this_thread() -> u64 {
+    match here() {
+        0 => name_thread(),
+        id => id,
+    }
+}
+
+#[cold]
+fn name_thread() -> u64 {
+    let id = LAST_ID.fetch_add(1, Relaxed) + 1;
+    if ID.try_with(|cell| cell.set(id)).is_ok() { id } else { 0 }
+}
+
 /// Whether a [`ThreadBound`] is bound to this thread: whether a loop runs on it, for whose sake nothing here may wait.
 /// Several count together. Cost: one read of a thread-local.
 ///

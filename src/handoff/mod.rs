@@ -40,6 +40,7 @@ mod ring;
 
 pub use gate::{Keeper, Raiser, gate};
 pub use handles::{Counted, Drain, Handle, Returned, Returns};
+pub(crate) use local::this_thread;
 pub use local::{Inside, ThreadBound, on_loop_thread};
 pub use mailbox::{Published, Publisher, Taken, Taker, mailbox};
 pub use ring::{Consumer, Pop, Position, Producer, PushError, ring};

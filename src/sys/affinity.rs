@@ -25,6 +25,11 @@ pub(crate) fn allowed_cpus() -> Vec<usize> {
         .map_or_else(|_| Vec::new(), |set| (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect())
 }
 
+/// Can no two threads run at a time, for their CPU set or for a quota?
+pub(crate) fn has_one_processor() -> bool {
+    std::thread::available_parallelism().is_ok_and(|processors| processors.get() == 1)
+}
+
 /// The set in the kernel's own way of writing it: `0-3,8`.
 fn ranges(set: &CpuSet) -> String {
     let mut text = String::new();

@@ -26,6 +26,7 @@
 //! | `adopt`, `adopt_listener` | say what a socket is, and make it fit for the loop if it is what was asked for |
 //! | `Reserve` | one descriptor kept back for the moment when there is none left |
 //! | `pin_current_thread` | asks what is allowed first, so that a wrong CPU is told in words |
+//! | `has_one_processor` | whether no two threads can run at a time |
 //!
 //! # When does a short read mean *drained*?
 //!
@@ -101,7 +102,7 @@ use sim as backend;
 #[cfg(not(any(loom, gaio_sim)))]
 mod backend {
     pub(crate) use super::adopt::{adopt, adopt_listener, linger_off};
-    pub(crate) use super::affinity::{allowed_cpus, pin_current_thread};
+    pub(crate) use super::affinity::{allowed_cpus, has_one_processor, pin_current_thread};
     pub(crate) use super::connect::{apply_buffers, connect_tcp, connect_unix, connected, so_error};
     pub(crate) use super::datagram::{next_datagram, recv_datagram_slice, recv_datagram_vec};
     pub use super::epoll::Socket;
@@ -119,9 +120,9 @@ mod backend {
 pub use backend::Socket;
 pub(crate) use backend::{
     Bell, Reserve, Selector, Waker, accept, adopt, adopt_listener, allowed_cpus, apply_buffers, carry, connect_tcp,
-    connect_unix, connected, linger_off, listen_tcp, listen_unix, local_addr, next_datagram, now, peek, peer_addr,
-    pin_current_thread, recv_datagram_slice, recv_datagram_vec, recv_slice, recv_vec, reset_on_close, send,
-    set_nodelay, shutdown_write, so_error,
+    connect_unix, connected, has_one_processor, linger_off, listen_tcp, listen_unix, local_addr, next_datagram, now,
+    peek, peer_addr, pin_current_thread, recv_datagram_slice, recv_datagram_vec, recv_slice, recv_vec, reset_on_close,
+    send, set_nodelay, shutdown_write, so_error,
 };
 
 /// The most events one `Selector::wait` hands out; the rest stays in the kernel and comes with the next.

@@ -170,8 +170,9 @@ impl<C> Buffer<C> {
 /// A batch of events, borrowed until the next wait or turn.
 ///
 /// Iterate over it to the end, or not: what is left when it is dropped is what the next wait hands out first. An event
-/// that came out of it is yours; only pooled bytes still borrow it. While you hold a batch the loop goes on, and fills
-/// the next. Submitting from within the iteration is fine, as is dropping handles.
+/// that came out of it is yours; only pooled bytes still borrow it. While you hold a batch the loop's thread goes on, and
+/// fills the next; a loop that you [drive](crate::Driver) rests until you come back, or have been away for long. Submitting
+/// from within the iteration is fine, as is dropping handles.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

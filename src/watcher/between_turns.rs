@@ -36,9 +36,23 @@ pub(crate) struct BetweenTurns<C> {
 impl<C> BetweenTurns<C> {
     pub(crate) const NONE: Self = Self { event_loop: None, behind: false };
 
+    /// The loop after a turn, on the thread that has taken it.
+    pub(crate) fn after_turn(event_loop: Box<EventLoop<Proactor<C>>>, shared: &Shared<C>) -> Self {
+        let behind = !event_loop.face.intake.has_no_local() || shared.inbox.has_local();
+        Self { event_loop: Some(event_loop), behind }
+    }
+
+    pub(crate) const fn is_there(&self) -> bool {
+        self.event_loop.is_some()
+    }
+
+    pub(crate) const fn take(&mut self) -> Option<Box<EventLoop<Proactor<C>>>> {
+        self.event_loop.take()
+    }
+
     /// The loop, if it may take up a submission at once.
     #[inline(always)]
-    fn at_hand(&mut self) -> Option<&mut EventLoop<Proactor<C>>> {
+    pub(crate) fn at_hand(&mut self) -> Option<&mut EventLoop<Proactor<C>>> {
         let event_loop = self.event_loop.as_deref_mut()?;
         // Only a turn empties the ring: what finds it so, and all behind that, waits.
         let clear = event_loop.face.intake.is_idle() || mutant("at_once_overtakes");
@@ -58,6 +72,9 @@ impl<C> Shared<C> {
                 event_loop.face.take_up(&mut event_loop.core, submission);
                 return Ok(());
             }
+        }
+        if self.place.is_consumers() {
+            return self.submit_as_consumer(submission, patience);
         }
         self.inbox.submit(submission, patience)
     }
@@ -81,6 +98,9 @@ impl<C> Shared<C> {
                 return Ok(());
             }
         }
+        if self.place.is_consumers() {
+            return self.submit_as_consumer(Submission::Op(op), patience);
+        }
         self.inbox.submit(Submission::Op(op), patience)
     }
 
@@ -91,7 +111,7 @@ impl<C> Shared<C> {
 
     /// Takes the loop out of reach for a turn.
     pub(crate) fn turn(&self) -> InTurn<'_, C> {
-        let event_loop = self.between_turns.with(|between| between.event_loop.take()).flatten();
+        let event_loop = self.between_turns.with(BetweenTurns::take).flatten();
         InTurn { shared: self, event_loop }
     }
 }
@@ -117,7 +137,7 @@ impl<C> InTurn<'_, C> {
 impl<C> Drop for InTurn<'_, C> {
     fn drop(&mut self) {
         let Some(event_loop) = self.event_loop.take() else { return };
-        let behind = !event_loop.face.intake.has_no_local() || self.shared.inbox.has_local();
-        self.shared.between_turns.with(|between| *between = BetweenTurns { event_loop: Some(event_loop), behind });
+        let between_turns = BetweenTurns::after_turn(event_loop, self.shared);
+        self.shared.between_turns.with(|between| *between = between_turns);
     }
 }

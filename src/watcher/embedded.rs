@@ -58,8 +58,6 @@ pub struct EmbeddedWatcher<C: Send + 'static = ()> {
     /// With the loop in it: see `between_turns.rs`.
     shared: Arc<Shared<C>>,
     selector: std::sync::Arc<Selector>,
-    /// The selector was not asked in the last turn, since local work had produced output.
-    skipped: bool,
     /// Not `Send`: the loop is bound to this thread.
     thread: PhantomData<*const ()>,
 }
@@ -90,7 +88,7 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
         let selector = event_loop.core.selector.clone();
         shared.set_loop(event_loop);
         let submitter = Submitter(shared.clone());
-        Ok((Self { taken: buffer(&options), shared, selector, skipped: false, thread: PhantomData }, submitter))
+        Ok((Self { taken: buffer(&options), shared, selector, thread: PhantomData }, submitter))
     }
 
     /// Takes turns until there are events, or the time is over: `None` waits for ever, zero only looks.
@@ -116,7 +114,7 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
             let until = timeout.map(|time| sys::now().saturating_add(nanos(time)));
             let mut turn = self.shared.turn();
             let event_loop = turn.event_loop();
-            if run(event_loop, &mut self.skipped, until).is_err() {
+            if run(event_loop, until).is_err() {
                 event_loop.face.fail_all(&mut event_loop.core);
             }
             event_loop.core.count_turn();
@@ -171,7 +169,7 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
     pub fn next_turn(&mut self) -> NextTurn {
         let mut turn = self.shared.turn();
         let event_loop = turn.event_loop();
-        if !self.taken.is_empty() || self.taken.end.is_some() || has_output(event_loop) {
+        if !self.taken.is_empty() || self.taken.end.is_some() || event_loop.face.outbox.has_output() {
             return NextTurn::Now;
         }
         event_loop.next_turn()
@@ -192,27 +190,22 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
     }
 }
 
-fn has_output<C>(event_loop: &mut EventLoop<Proactor<C>>) -> bool {
-    let buffer = event_loop.face.outbox.filling();
-    !buffer.is_empty() || buffer.end.is_some()
-}
-
-/// Takes turns until there is output, or the time is over. `skipped`: the last one has left the selector out.
-fn run<C>(event_loop: &mut EventLoop<Proactor<C>>, skipped: &mut bool, until: Option<u64>) -> io::Result<()> {
+/// Takes turns until there is output, or the time is over.
+fn run<C>(event_loop: &mut EventLoop<Proactor<C>>, until: Option<u64>) -> io::Result<()> {
     // What this thread has submitted needs no event. If it produces output, the selector is left out, once.
-    if has_output(event_loop) || event_loop.is_busy() {
+    if event_loop.face.outbox.has_output() || event_loop.is_busy() {
         event_loop.pass();
-        if has_output(event_loop) && !*skipped {
-            *skipped = true;
+        if event_loop.face.outbox.has_output() && !event_loop.skipped {
+            event_loop.skipped = true;
             return Ok(());
         }
     }
-    *skipped = false;
+    event_loop.skipped = false;
     loop {
-        let until = if has_output(event_loop) { Some(0) } else { until };
+        let until = if event_loop.face.outbox.has_output() { Some(0) } else { until };
         event_loop.park(until)?;
         event_loop.pass();
-        if has_output(event_loop) || until.is_some_and(|until| until <= sys::now()) {
+        if event_loop.face.outbox.has_output() || until.is_some_and(|until| until <= sys::now()) {
             return Ok(());
         }
     }

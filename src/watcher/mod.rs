@@ -31,6 +31,7 @@ mod conn;
 mod connect;
 mod connecting;
 mod datagrams;
+mod driving;
 mod embedded;
 mod ending;
 mod flow;
@@ -70,13 +71,16 @@ pub use submitter::{Listener, Submitter};
 
 use batch::Buffer;
 use event_loop::counters::Counters;
-use event_loop::inbox::Inbox;
+use event_loop::inbox::{Inbox, nanos};
 use outbox::Outbox;
 use panics::Panics;
 use proactor::Proactor;
 use shared::Shared;
 
 /// The user's end of a loop that has a thread of its own: completions come out of here, in batches.
+///
+/// The loop's thread works beside the one that waits. Where there is one processor for both, the one that waits takes the
+/// loop's turns itself, and the thread only steps in for it: see [`Driver`](crate::Driver).
 ///
 /// One thread waits at a time (`&mut self`), but the watcher may move between threads. Dropping it aborts everything,
 /// joins the loop thread, and drops the completions that were not taken, each buffer and context once. That drop waits
@@ -108,6 +112,8 @@ pub struct Watcher<C: Send + 'static = ()> {
     thread: Option<thread::JoinHandle<()>>,
     /// What a poll elsewhere waits for, if one does.
     bell: Option<Arc<Bell>>,
+    /// It drives the loop itself, in its waits.
+    drives: bool,
 }
 
 impl Watcher<()> {
@@ -171,33 +177,37 @@ impl<C: Send + 'static> Watcher<C> {
         if options.name.as_ref().is_some_and(|name| name.contains('\0')) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a thread's name has no NUL in it"));
         }
+        let drives = options.consumer_drives()?;
         let (publisher, taker) = mailbox(Buffer::none(), buffer(&options), buffer(&options));
         let Parts { shared, event_loop } = assemble(&options, Some(publisher))?;
-        let thread = start(&options, event_loop)?;
+        shared.place(event_loop);
+        let thread = start(&options, shared.clone()).inspect_err(|_| shared.displace())?;
         let submitter = Submitter(shared.clone());
-        Ok((Self { taker, shared, thread: Some(thread), bell: None }, submitter))
+        Ok((Self { taker, shared, thread: Some(thread), bell: None, drives }, submitter))
     }
 
     /// Waits for completions: parks until there is a batch, and borrows it until the next wait.
     ///
     /// Events left in the batch before come first. Another thread can end the wait by
-    /// [`Submitter::post`] or [`Submitter::shutdown`]. The loop goes on meanwhile, whether anyone waits or not.
+    /// [`Submitter::post`] or [`Submitter::shutdown`]. The loop goes on, whether anyone waits or not: on its thread, or in
+    /// this call, if it is the consumer who drives ([`Driver`](crate::Driver)).
     ///
-    /// Cost: a load and a swap if a batch is there; otherwise a park, which the loop's next publish ends.
+    /// Cost: a load and a swap if a batch is there; otherwise a park, which the loop's next publish ends, or the turns
+    /// themselves.
     ///
     /// # Errors
     /// `Closed` once the loop was shut down and everything has been handed out; `LoopFailed` likewise after a panic.
     pub fn wait(&mut self) -> Result<Batch<'_, C>, WaitError> {
-        self.fetch(|taker| Taken::Batch { more: taker.take() })?;
+        self.fetch(None)?;
         Ok(Batch::new(self.taker.taken()))
     }
 
-    /// What is there now; an empty batch if there is nothing.
+    /// What is there now; an empty batch if there is nothing. A consumer that drives takes a turn to see.
     ///
     /// # Errors
     /// As [`Watcher::wait`].
     pub fn try_wait(&mut self) -> Result<Batch<'_, C>, WaitError> {
-        self.fetch(Taker::try_take)?;
+        self.fetch(Some(Duration::ZERO))?;
         Ok(Batch::new(self.taker.taken()))
     }
 
@@ -206,12 +216,12 @@ impl<C: Send + 'static> Watcher<C> {
     /// # Errors
     /// As [`Watcher::wait`].
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Batch<'_, C>, WaitError> {
-        self.fetch(|taker| taker.take_timeout(timeout))?;
+        self.fetch(Some(timeout))?;
         Ok(Batch::new(self.taker.taken()))
     }
 
-    /// Sees to it that there is something in the taken buffer, or that `take` found nothing.
-    fn fetch(&mut self, take: impl Fn(&mut Taker<Buffer<C>>) -> Taken) -> Result<(), WaitError> {
+    /// Sees to it that there is something in the taken buffer, or that nothing came within `time` (`None` is for ever).
+    fn fetch(&mut self, time: Option<Duration>) -> Result<(), WaitError> {
         loop {
             let taken = self.taker.taken();
             if !taken.is_empty() {
@@ -222,7 +232,7 @@ impl<C: Send + 'static> Watcher<C> {
             }
             taken.recycle();
             self.silence(!mutant("silenced_late"));
-            let Taken::Batch { more } = take(&mut self.taker) else {
+            let Taken::Batch { more } = self.take(time) else {
                 self.silence(mutant("silenced_late"));
                 return Ok(());
             };
@@ -234,6 +244,35 @@ impl<C: Send + 'static> Watcher<C> {
             self.ring_at_the_end();
         }
     }
+
+    fn take(&mut self, time: Option<Duration>) -> Taken {
+        match time {
+            _ if self.drives => self.drive_and_take(time),
+            None => Taken::Batch { more: self.taker.take() },
+            Some(Duration::ZERO) => self.taker.try_take(),
+            Some(time) => self.taker.take_timeout(time),
+        }
+    }
+
+    /// Takes what is there, or else turns until there is something, or the time is over.
+    fn drive_and_take(&mut self, time: Option<Duration>) -> Taken {
+        let taken = self.taker.try_take();
+        if taken != Taken::Nothing {
+            return taken;
+        }
+        let until = time.map(|time| sys::now().saturating_add(nanos(time)));
+        let Some(mut driving) = self.shared.drive_inside(time) else { return self.taker.try_take() };
+        let mut over = false;
+        loop {
+            // Before the first turn, too: the loop's thread may have handed something over in the meantime.
+            let taken = self.taker.try_take();
+            if taken != Taken::Nothing || over {
+                return taken;
+            }
+            driving.turn(until);
+            over = until.is_some_and(|until| until <= sys::now());
+        }
+    }
 }
 
 impl<C: Send + 'static> Watcher<C> {
@@ -243,7 +282,7 @@ impl<C: Send + 'static> Watcher<C> {
         let (_, unused) = mailbox(Buffer::none(), Buffer::none(), Buffer::none());
         let taker = std::mem::replace(&mut self.taker, unused);
         let (thread, bell) = (self.thread.take(), self.bell.take());
-        let watcher = Self { taker, shared: self.shared.clone(), thread, bell };
+        let watcher = Self { taker, shared: self.shared.clone(), thread, bell, drives: self.drives };
         self.shared.inbox.shut_down(Duration::ZERO);
         let (hand, handed) = std::sync::mpsc::channel();
         let body = sys::carry(move || drop(handed.recv()));
@@ -274,62 +313,19 @@ impl<C: Send + 'static> Drop for Watcher<C> {
 }
 
 /// Starts the loop thread, and waits for it only to learn whether it could be pinned.
-fn start<C: Send + 'static>(
-    options: &Options,
-    event_loop: EventLoop<Proactor<C>>,
-) -> io::Result<thread::JoinHandle<()>> {
+fn start<C: Send + 'static>(options: &Options, shared: Arc<Shared<C>>) -> io::Result<thread::JoinHandle<()>> {
     let name = options.name.clone().unwrap_or_else(|| String::from("gaio"));
     let builder = thread::Builder::new().name(name);
-    let Some(cpu) = options.cpu else { return builder.spawn(sys::carry(move || run(event_loop))) };
+    let Some(cpu) = options.cpu else { return builder.spawn(sys::carry(move || shared.run())) };
     let (answer, answered) = std::sync::mpsc::sync_channel(1);
     let thread = builder.spawn(sys::carry(move || {
         let pinned = sys::pin_current_thread(cpu);
         let go = pinned.is_ok();
         let _ = answer.send(pinned);
         if go {
-            run(event_loop);
+            shared.run();
         }
     }))?;
     answered.recv().map_err(|_| io::Error::other("the loop thread ended before it began"))??;
     Ok(thread)
-}
-
-/// The body of a loop thread.
-fn run<C>(mut event_loop: EventLoop<Proactor<C>>) {
-    let shared = event_loop.face.shared.clone();
-    shared.bind();
-    // A panic can only come from user code: the `Drop` of a context or buffer. Everything that was accepted is
-    // completed as failed, and the watcher is told.
-    let unharmed = |event_loop: &mut EventLoop<Proactor<C>>, failed: bool| {
-        if cfg!(loom) {
-            // In a model a panic is a finding, also one of loom's own: it must not be taken for the user's.
-            return drive(event_loop, failed).is_ok();
-        }
-        let driven = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drive(event_loop, failed)));
-        matches!(driven, Ok(Ok(())))
-    };
-    if !unharmed(&mut event_loop, false) {
-        event_loop.face.fail_all(&mut event_loop.core);
-        unharmed(&mut event_loop, true);
-    }
-    event_loop.face.drop_last(&Panics::default());
-    shared.unbind();
-}
-
-/// Turns until the loop has ended and its last batch is taken.
-fn drive<C>(event_loop: &mut EventLoop<Proactor<C>>, failed: bool) -> io::Result<()> {
-    let mut skipped = false;
-    while !event_loop.face.is_gone() {
-        // Raised in the last turn: the submissions are there, and the selector can wait for one turn, not for two.
-        skipped = event_loop.owed() && !skipped;
-        if !skipped {
-            match event_loop.park(None) {
-                // All that is left is the last batch: without a selector, room for it is looked for now and then.
-                Err(_) if failed => std::thread::sleep(Duration::from_millis(1)),
-                parked => parked?,
-            }
-        }
-        event_loop.pass();
-    }
-    Ok(())
 }

@@ -167,7 +167,7 @@ impl Spendable for Vec<Bytes> {}
 /// | [`try_submit`](Self::try_submit) | not at all | at once |
 ///
 /// Submitting on the loop's own thread takes no ring, and is never refused as `Full`: an embedded loop takes it up at once,
-/// within the call.
+/// within the call. So does a loop that is at rest, from the consumer that [drives](crate::Driver) it.
 ///
 /// ```
 /// # use std::os::unix::net::UnixStream;
@@ -284,8 +284,8 @@ impl<'c, C, K> Op<'c, C, K> {
     ///
     /// Lock-free while the ring has room. When it is full this parks until there is room; on a thread that runs a loop
     /// it never waits. `Ok` means: exactly one completion will come (G1). Other threads may submit on the same
-    /// connection meanwhile. Cost: a handful of atomic operations, and one system call if the loop sleeps; on
-    /// the thread of an embedded loop, what beginning the operation costs: for a write, sending it.
+    /// connection meanwhile. Cost: a handful of atomic operations, and one system call if the loop sleeps; where it is
+    /// taken up at once, what beginning the operation costs: for a write, sending it.
     ///
     /// # Errors
     /// `EmptyBuffer`, `NotAStream`, `TooLarge`, `TooMany`, `Closed`, and on the thread of another loop `Full`. Context and buffer

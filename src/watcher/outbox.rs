@@ -64,6 +64,10 @@ impl<C> Outbox<C> {
         &mut self.filling
     }
 
+    pub(crate) fn has_output(&self) -> bool {
+        !self.filling.is_empty() || self.filling.end.is_some()
+    }
+
     /// No place for another completion, now.
     #[inline]
     pub(crate) fn is_full(&mut self) -> bool {

@@ -49,6 +49,8 @@ impl<C: Send + 'static> Watcher<C> {
     /// It may be readable without a batch. It says nothing about what is left of a batch that was dropped before its
     /// end: iterate to the end, or call [`Watcher::try_wait`] until it brings nothing. The other waits work as before.
     ///
+    /// From now on the loop's thread drives ([`Driver`](crate::Driver)).
+    ///
     /// Cost: a descriptor (two where there is no eventfd), made at the first call; from then on a write on the loop's
     /// thread for each batch that is handed over, and a read for each wait.
     ///
@@ -81,6 +83,10 @@ impl<C: Send + 'static> Watcher<C> {
             return Ok(Pollable(bell.clone()));
         }
         let bell = Arc::new(Bell::new()?);
+        // Who sleeps in a poll of its own cannot drive.
+        if std::mem::replace(&mut self.drives, false) {
+            self.shared.place.leave_for_good();
+        }
         self.bell = Some(bell.clone());
         let remote = bell.clone();
         self.taker.set_bell(move || remote.ring());

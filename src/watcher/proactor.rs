@@ -103,6 +103,11 @@ impl<C> Proactor<C> {
         self.ending == Ending::Gone
     }
 
+    /// Is all that is left to fail already, or has it?
+    pub(crate) const fn is_ending(&self) -> bool {
+        matches!(self.ending, Ending::Failing | Ending::Last | Ending::Gone)
+    }
+
     // --- completions ---
 
     #[inline]
@@ -316,5 +321,7 @@ impl<C> event_loop::Face for Proactor<C> {
             || self.connects.are_due(|| self.shared.has_place())
             || (!self.shared.returns.is_empty() && !mutant("returns_overlooked"))
             || self.shared.inbox.has_local()
+            // Of a write that was sent between two turns.
+            || self.has_spent()
     }
 }

@@ -4,6 +4,7 @@
 //! |-------------|--------------------------------|----------------------------------------------------------|
 //! | `inbox`     | submitters; the loop's intake  | the order of submissions, and who wakes the loop         |
 //! | `between_turns` | the embedded loop's thread | whether it takes a submission up at once                 |
+//! | `place`     | a spawned loop's thread, the consumer | who drives, and the same as above                 |
 //! | `returns`   | any thread pushes, loop drains | connections whose last handle is gone (I7)               |
 //! | `in_flight` | submitters add, taker and loop subtract | whether one more is too many (I3)               |
 //!
@@ -19,6 +20,7 @@ use crate::limits::Limits;
 use crate::sync::figures::{AtomicU64, AtomicUsize};
 use crate::sync::{Arc, AtomicBool, Ordering, mutant};
 use crate::watcher::between_turns::BetweenTurns;
+use crate::watcher::driving::Place;
 use crate::watcher::link::Link;
 use crate::watcher::live::Live;
 use crate::watcher::op::Submission;
@@ -76,6 +78,8 @@ pub(crate) struct Shared<C> {
     pub(crate) inbox: Inbox<Submission<C>>,
     /// The loop, of an embedded watcher.
     pub(crate) between_turns: ThreadBound<BetweenTurns<C>>,
+    /// The loop, of one that has a thread.
+    pub(crate) place: Place<C>,
     pub(crate) sessions: AtomicUsize,
     pub(crate) listeners: AtomicU64,
     /// Names of timers and of connects.
@@ -98,6 +102,7 @@ impl<C> Shared<C> {
         Self {
             inbox,
             between_turns: ThreadBound::new(BetweenTurns::NONE),
+            place: Place::new(),
             sessions: AtomicUsize::new(0),
             listeners: AtomicU64::new(0),
             timers: AtomicU64::new(0),
@@ -124,7 +129,7 @@ impl<C> Shared<C> {
 
     /// A last handle was dropped. On the loop's thread nobody needs waking: it looks before it parks.
     pub(crate) fn announce_drop(&self) {
-        if !self.inbox.local.is_here() && !mutant("drop_unannounced") {
+        if !self.inbox.local.is_here() && !self.place.is_at_rest_here() && !mutant("drop_unannounced") {
             self.inbox.raise();
         }
     }

@@ -29,7 +29,8 @@ impl Spent {
 
     #[inline]
     fn is_empty(&self) -> bool {
-        self.whole.is_empty() && self.pieces.is_empty()
+        // One comparison: it is asked for several times a turn.
+        (self.whole.len() | self.pieces.len()) == 0
     }
 
     /// The next one. Those behind it stay here, however its drop ends.
@@ -45,11 +46,17 @@ impl Spent {
 }
 
 impl<C> Proactor<C> {
-    /// Drops what is done with. Not while the loop ends: what is there then goes with the loop itself, when all it had to
-    /// say has been handed over.
+    /// Is something done with? Not while the loop ends: what is there then goes with the loop itself, when all it had to say
+    /// has been handed over.
+    #[inline]
+    pub(crate) fn has_spent(&self) -> bool {
+        !self.spent.is_empty() && matches!(self.ending, Ending::No | Ending::Grace(_))
+    }
+
+    /// Drops what is done with.
     #[inline]
     pub(crate) fn drop_spent(&mut self) {
-        if !self.spent.is_empty() && matches!(self.ending, Ending::No | Ending::Grace(_)) {
+        if self.has_spent() {
             while let Some(bytes) = self.spent.next() {
                 drop(bytes);
             }

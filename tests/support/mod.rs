@@ -383,7 +383,11 @@ impl<D: Drive<C>, C: Send + 'static> Rig<D, C> {
     pub(crate) fn with(change: impl FnOnce(&mut Limits)) -> Self {
         let mut limits = Limits::default();
         change(&mut limits);
-        let (watcher, submitter) = D::start(Options::default().limits(limits));
+        Self::of(Options::default().limits(limits))
+    }
+
+    pub(crate) fn of(options: Options) -> Self {
+        let (watcher, submitter) = D::start(options);
         Self { watcher, submitter, marker: std::marker::PhantomData }
     }
 

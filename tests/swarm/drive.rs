@@ -1,6 +1,7 @@
-//! The two drives: a loop on the script's own thread, taken turn by turn; and one with a thread of its own, which the world
+//! The drives: a loop on the script's own thread, taken turn by turn; and one with a thread of its own, which the world
 //! holds: it runs while the script lets it, and stands still between two turns, asleep, or (by chance) in the middle of one.
-//! So its turns and the consumer's takes alternate as the seed wants, and the consumer may stay away.
+//! So its turns and the consumer's takes alternate as the seed wants, and the consumer may stay away. Some of those loops
+//! are driven by the consumer, in its waits, until it leaves: then the loop's thread begins, and takes over for good.
 //!
 //! Checked at every turn: limits, and that a loop sleeps only if there is nothing to do. Something there would be: what was
 //! handed in since its last turn; and anything that another turn, taken without need, turns out to bring.
@@ -8,7 +9,7 @@
 use std::time::Duration;
 
 use gaio::sim::{Dice, Fault, Rest, World};
-use gaio::{Batch, EmbeddedWatcher, NextTurn, Options, Pollable, Submitter, WaitError, Watcher};
+use gaio::{Batch, Driver, EmbeddedWatcher, NextTurn, Options, Pollable, Submitter, WaitError, Watcher};
 
 use crate::floor::Floor;
 use crate::model::Ticket;
@@ -30,18 +31,32 @@ pub(crate) struct Spawned {
     rest: Rest,
     /// Nobody waits for completions now.
     away: bool,
+    /// The consumer drives, and the loop's thread has not begun.
+    driven: bool,
 }
 
 impl Drive {
     pub(crate) fn new(world: &World, options: Options, dice: &mut Dice) -> (Self, Submitter<Ticket>) {
-        if dice.roll(5) > 1 {
+        let kind = dice.roll(6);
+        if kind > 2 {
             let (watcher, submitter) = EmbeddedWatcher::new_for(options).expect("good limits, and descriptors");
             return (Self::Embedded(Box::new(watcher)), submitter);
         }
+        let driven = kind == 2;
         world.hold();
-        let (mut watcher, submitter) = Watcher::spawn_for(options).expect("good limits, and descriptors");
-        let bell = (dice.roll(2) == 0).then(|| watcher.pollable().expect("a descriptor"));
-        (Self::Spawned(Spawned { watcher, bell, rest: Rest::Between, away: false }), submitter)
+        let options = options.driver(if driven { Driver::Consumer } else { Driver::LoopThread });
+        let (watcher, submitter) = Watcher::spawn_for(options).expect("good limits, and descriptors");
+        let mut spawned = Spawned { watcher, bell: None, rest: Rest::Between, away: false, driven };
+        if !driven {
+            spawned.perhaps_poll(dice);
+        }
+        (Self::Spawned(spawned), submitter)
+    }
+}
+
+impl Spawned {
+    fn perhaps_poll(&mut self, dice: &mut Dice) {
+        self.bell = (dice.roll(2) == 0).then(|| self.watcher.pollable().expect("a descriptor"));
     }
 }
 
@@ -83,6 +98,13 @@ impl Swarm<'_> {
                     self.check_next_turn();
                 }
                 self.embedded_turn(time, most);
+            }
+            Some(Drive::Spawned(Spawned { driven: true, .. })) => {
+                // Which may bring what is waited for.
+                if time.is_some() && self.floor.dice.roll(4) == 0 {
+                    self.check_nap();
+                }
+                self.driven_turn(time, most);
             }
             Some(Drive::Spawned(_)) => self.spawned_turn(time, most),
             None => {}
@@ -159,6 +181,65 @@ impl Swarm<'_> {
         }
         let nothing = self.floor.events == before.0 || self.floor.world.now() > before.1;
         assert!(nothing, "it might have slept, although there was something to do");
+    }
+
+    // --- driven by the consumer ---
+
+    fn driven_turn(&mut self, time: Option<Duration>, most: usize) {
+        let (before, events, due) = (self.turns(), self.floor.events, self.served.before(&self.floor));
+        let Some(Drive::Spawned(Spawned { watcher, .. })) = &mut self.drive else { return };
+        let batch = match time {
+            None => watcher.wait(),
+            Some(Duration::ZERO) => watcher.try_wait(),
+            Some(time) => watcher.wait_timeout(time),
+        };
+        let passes = self.floor.submitter().counters().turns - before;
+        if passes > 0 {
+            self.floor.taken_up();
+            self.floor.count("ConsumerDrives", passes);
+            // From its first wait on it is known as the one who does.
+            self.floor.driven = true;
+        }
+        let look = take(batch, &mut self.floor, most);
+        self.looked(look);
+        if !self.left {
+            self.served.after(&self.floor, due, passes, self.floor.events - events);
+        }
+    }
+
+    /// A wait that sleeps, if only for an instant, leaves nothing to do.
+    fn check_nap(&mut self) {
+        const INSTANT: Duration = Duration::from_nanos(1);
+        // The end of a grace is looked at in every turn; what wakes the loop for it is rounded up.
+        if self.left || self.floor.calm || self.floor.shut_down {
+            return;
+        }
+        let (events, awake) = (self.floor.events, self.floor.world.now() + INSTANT);
+        // A signal may end the sleep at that very instant, and a jump bring the instant without a sleep.
+        let cut_short = |floor: &Floor| [Fault::Interrupted, Fault::ClockJump].map(|fault| floor.times(fault));
+        let before = cut_short(&self.floor);
+        self.driven_turn(Some(INSTANT), usize::MAX);
+        let slept = self.floor.world.now() == awake && cut_short(&self.floor) == before;
+        if self.over || self.floor.events > events || !slept {
+            return;
+        }
+        assert!(self.floor.stalls > 0 || self.floor.has_no_posts(), "it slept, although something was posted");
+        for _ in 0..2 {
+            self.driven_turn(Some(Duration::ZERO), usize::MAX);
+        }
+        let nothing = self.floor.events == events || self.floor.world.now() > awake;
+        assert!(nothing, "it slept, although there was something to do");
+        self.floor.count("Nap", 1);
+    }
+
+    /// The consumer stays away, and the loop's thread begins: with a loop that it finds at rest.
+    fn be_taken_over(&mut self) {
+        let Some(Drive::Spawned(spawned)) = &mut self.drive else { return };
+        spawned.driven = false;
+        spawned.perhaps_poll(&mut self.floor.dice);
+        self.floor.driven = false;
+        self.floor.count("TakenOver", 1);
+        self.let_run(1);
     }
 
     // --- spawned ---
@@ -245,6 +326,12 @@ impl Swarm<'_> {
     /// The consumer leaves for a while, or comes back.
     pub(crate) fn leave(&mut self) {
         let Some(Drive::Spawned(spawned)) = &mut self.drive else { return };
+        if spawned.driven {
+            if self.floor.dice.roll(4) == 0 {
+                self.be_taken_over();
+            }
+            return;
+        }
         spawned.away = !spawned.away;
         if spawned.away {
             self.floor.count("ConsumerAway", 1);
@@ -261,7 +348,13 @@ impl Swarm<'_> {
     pub(crate) fn make_room(&mut self) {
         if !self.floor.local && self.floor.in_ring >= self.floor.limits.ring_slots {
             self.resume(true);
-            self.let_run(ENDLESS);
+            if !matches!(self.drive, Some(Drive::Spawned(Spawned { driven: true, .. }))) {
+                return self.let_run(ENDLESS);
+            }
+            // A batch may have been left, and another be there.
+            while self.floor.in_ring > 0 && !self.over {
+                self.driven_turn(Some(Duration::ZERO), usize::MAX);
+            }
         }
     }
 

@@ -28,6 +28,8 @@ pub(crate) struct Floor {
     submitter: Option<Submitter<Ticket>>,
     /// The loop is embedded: its thread is the script's.
     pub(crate) local: bool,
+    /// The loop has a thread, and the consumer drives it, on the script's.
+    pub(crate) driven: bool,
     pub(crate) limits: Limits,
     /// The largest that the limits on operations and sessions ever were.
     pub(crate) most_ops: usize,
@@ -68,6 +70,7 @@ impl Floor {
             world,
             submitter: Some(submitter),
             local,
+            driven: false,
             most_ops: limits.ops,
             most_sessions: limits.sessions,
             limits,
@@ -158,9 +161,9 @@ impl Floor {
 
     // --- the way in ---
 
-    /// Does what it hands in take the local queue?
+    /// Does what it hands in take no way through the ring? A consumer that drives has no local queue between its waits.
     pub(crate) const fn is_local(&self, who: Who<'_>) -> bool {
-        self.local && matches!(who, Who::Script)
+        (self.local || self.driven && self.in_ring == 0) && matches!(who, Who::Script)
     }
 
     /// Who may submit without waiting for room: nobody would make any meanwhile.

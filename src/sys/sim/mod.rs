@@ -238,6 +238,11 @@ pub(crate) fn allowed_cpus() -> Vec<usize> {
     vec![0]
 }
 
+/// Who drives a loop does not depend on the machine that simulates.
+pub(crate) fn has_one_processor() -> bool {
+    false
+}
+
 /// Does nothing: simulated threads run nowhere in particular.
 #[allow(clippy::unnecessary_wraps, reason = "the contract: a real machine may refuse")]
 pub(crate) fn pin_current_thread(_cpu: usize) -> std::io::Result<()> {

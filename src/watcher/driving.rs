@@ -1,0 +1,365 @@
+//! Who drives the loop of a watcher that has a thread for it: that thread, or the consumer.
+//!
+//! With two processors the loop's thread works beside the consumer. On one it can only change places with it, and each
+//! hand-over costs a wake-up and two switches. There the consumer drives: in `wait` it takes the turns itself. While it is
+//! away with a batch the loop is at rest, and what the consumer submits is taken up at once, as in `between_turns.rs`. If it
+//! stays away, the loop's thread drives.
+//!
+//! ```text
+//!            wait: takes it                          wait: wants it
+//!         ┌──────────────────┐                    ┌───────────────────┐
+//!         ▼                  │                    ▼                   │
+//!   consumer drives ──────► at rest ◄──────── given back ◄──── loop thread drives
+//!                a batch     │                                        ▲
+//!                            └──── the consumer stays away ───────────┘
+//! ```
+//!
+//! | word       | written by                               | what it decides                                      |
+//! |------------|------------------------------------------|------------------------------------------------------|
+//! | `at_rest`  | both, under its lock, held for an instant | who drives; whether the thread watches or sleeps     |
+//! | `wanted`   | the consumer, before it raises the gate  | whether the loop's thread gives the loop back        |
+//! | `consumer` | the consumer                             | whose submissions may be taken up at once            |
+//!
+//! - **D1**, one driver: the loop is in its place, or out of it in one [`Driving`]. A submission that is taken up at once
+//!   holds the lock meanwhile; where it finds that taken it goes through the ring.
+//! - **D2**, never without one: a consumer that waits drives, or has told the one who does, who looks after each turn (W1).
+//!   A loop at rest is taken after two [`WATCH`]es at the latest.
+//! - **D3**, no watch that nobody needs: while the consumer is inside, the thread sleeps until it leaves. Who says so, and
+//!   who leaves, does it under the lock.
+//!
+//! A panic of the user's ends the loop as it ends on a thread of its own, whoever drives.
+//!
+//! Model: loom-tests/driving.rs. Mutants that must fail: `wanted_unraised`, `wanted_overlooked`, `doze_unseen`,
+//! `doze_unasked`, `output_kept`.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{OnceLock, PoisonError};
+use std::time::Duration;
+
+use crate::error::SubmitErrorKind;
+use crate::event_loop::EventLoop;
+use crate::event_loop::inbox::{Patience, nanos};
+use crate::handoff::this_thread;
+use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, mutant, thread};
+use crate::sys;
+use crate::watcher::between_turns::BetweenTurns;
+use crate::watcher::op::Submission;
+use crate::watcher::panics::Panics;
+use crate::watcher::proactor::Proactor;
+use crate::watcher::shared::Shared;
+
+/// How long a consumer is away, at least, before the loop's thread drives. On one processor that thread would wait for about
+/// as long to be let in by a consumer that computes.
+#[cfg(not(loom))]
+const WATCH: Duration = Duration::from_millis(2);
+
+/// Where the consumer is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Consumer {
+    /// In `wait`, and drives.
+    Inside,
+    Away,
+    /// It drives no more.
+    AwayForGood,
+}
+
+struct AtRest<C> {
+    between: BetweenTurns<C>,
+    consumer: Consumer,
+    /// Counts its comings and goings.
+    moves: u64,
+    /// The loop's thread sleeps, and has to be told when the consumer leaves.
+    dozing: bool,
+    /// Its thread has ended the loop: nobody will put it back.
+    over: bool,
+}
+
+/// Where the loop is while nobody drives it.
+pub(crate) struct Place<C> {
+    at_rest: Mutex<AtRest<C>>,
+    /// The loop was given back to a consumer that wants it, or is over.
+    given_back: Condvar,
+    wanted: AtomicBool,
+    /// The thread that has driven in `wait` last; 0: none.
+    consumer: AtomicU64,
+    loop_thread: OnceLock<thread::Thread>,
+}
+
+impl<C> Place<C> {
+    pub(crate) fn new() -> Self {
+        Self {
+            at_rest: Mutex::new(AtRest {
+                between: BetweenTurns::NONE,
+                consumer: Consumer::Away,
+                moves: 0,
+                dozing: false,
+                over: false,
+            }),
+            given_back: Condvar::new(),
+            wanted: AtomicBool::new(false),
+            consumer: AtomicU64::new(0),
+            loop_thread: OnceLock::new(),
+        }
+    }
+
+    fn at_rest(&self) -> MutexGuard<'_, AtRest<C>> {
+        self.at_rest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Is this the thread that has driven in `wait` last? Only it is worth a try of the lock.
+    #[inline(always)]
+    pub(crate) fn is_consumers(&self) -> bool {
+        let consumer = self.consumer.load(Ordering::Relaxed);
+        consumer != 0 && consumer == this_thread()
+    }
+
+    /// The loop at rest, on the consumer's thread. Never waits.
+    fn at_rest_here(&self) -> Option<MutexGuard<'_, AtRest<C>>> {
+        if self.is_consumers() { self.at_rest.try_lock().ok() } else { None }
+    }
+
+    /// Is this the consumer's thread, and the loop at rest? Then nobody sleeps who would have to be woken.
+    pub(crate) fn is_at_rest_here(&self) -> bool {
+        self.at_rest_here().is_some_and(|at_rest| at_rest.between.is_there())
+    }
+
+    /// The consumer has put the loop back, and goes away.
+    fn leave(&self, between: BetweenTurns<C>, to: Consumer) {
+        let mut at_rest = self.at_rest();
+        at_rest.between = between;
+        self.leave_with(at_rest, to);
+    }
+
+    /// From now on the loop's thread drives: it takes the loop at once, if that is at rest.
+    pub(crate) fn leave_for_good(&self) {
+        self.consumer.store(0, Ordering::Relaxed);
+        self.leave_with(self.at_rest(), Consumer::AwayForGood);
+    }
+
+    fn leave_with(&self, mut at_rest: MutexGuard<'_, AtRest<C>>, to: Consumer) {
+        at_rest.consumer = to;
+        at_rest.moves += 1;
+        let dozing = std::mem::replace(&mut at_rest.dozing, false) && !mutant("doze_unseen");
+        drop(at_rest);
+        if dozing || to == Consumer::AwayForGood {
+            self.wake_loop_thread();
+        }
+    }
+
+    fn wake_loop_thread(&self) {
+        if let Some(thread) = self.loop_thread.get() {
+            thread.unpark();
+        }
+    }
+
+    /// The loop's thread waits until it should drive, and the loop is there for it.
+    fn stand_by(&self) -> Box<EventLoop<Proactor<C>>> {
+        let mut seen = None;
+        loop {
+            let mut at_rest = self.at_rest();
+            let stays = seen.replace(at_rest.moves) == Some(at_rest.moves);
+            let event_loop = match at_rest.consumer {
+                Consumer::AwayForGood => at_rest.between.take(),
+                Consumer::Away if stays => at_rest.between.take(),
+                Consumer::Inside | Consumer::Away => None,
+            };
+            if let Some(event_loop) = event_loop {
+                return event_loop;
+            }
+            at_rest.dozing = stays && at_rest.consumer == Consumer::Inside || mutant("doze_unasked");
+            let dozing = at_rest.dozing;
+            drop(at_rest);
+            if dozing {
+                thread::park();
+            } else {
+                watch();
+            }
+        }
+    }
+}
+
+/// A model knows no time: a watch is over whenever another thread has had its turn.
+fn watch() {
+    #[cfg(loom)]
+    thread::yield_now();
+    #[cfg(not(loom))]
+    thread::park_timeout(WATCH);
+}
+
+impl<C> Shared<C> {
+    /// Puts a new loop where its thread finds it.
+    pub(crate) fn place(&self, event_loop: EventLoop<Proactor<C>>) {
+        self.place.at_rest().between = BetweenTurns::after_turn(Box::new(event_loop), self);
+    }
+
+    /// Takes it out again: there is no thread for it.
+    pub(crate) fn displace(&self) {
+        drop(self.place.at_rest().between.take());
+    }
+
+    fn drive(&self, mut event_loop: Box<EventLoop<Proactor<C>>>, inside: bool) -> Driving<'_, C> {
+        // What was taken up at rest may have completed.
+        event_loop.owed |= event_loop.face.outbox.has_output() && !mutant("output_kept");
+        self.inbox.local.bind();
+        self.pool.bind();
+        Driving { shared: self, event_loop: Some(event_loop), inside }
+    }
+
+    /// The consumer takes the loop, from its thread if that drives: within `time` (`None` is for ever), if at all.
+    pub(crate) fn drive_inside(&self, time: Option<Duration>) -> Option<Driving<'_, C>> {
+        let place = &self.place;
+        let mut at_rest = place.at_rest();
+        if !at_rest.between.is_there() && time != Some(Duration::ZERO) {
+            // Relaxed: the raise that follows publishes it (W1).
+            place.wanted.store(true, Ordering::Relaxed);
+            if !mutant("wanted_unraised") {
+                self.inbox.raise();
+            }
+            let until = time.map(|time| sys::now().saturating_add(nanos(time)));
+            while !at_rest.between.is_there() && !at_rest.over {
+                let Some(until) = until else {
+                    at_rest = place.given_back.wait(at_rest).unwrap_or_else(PoisonError::into_inner);
+                    continue;
+                };
+                let left = until.saturating_sub(sys::now());
+                if left == 0 {
+                    break;
+                }
+                let waited = place.given_back.wait_timeout(at_rest, Duration::from_nanos(left));
+                at_rest = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+            place.wanted.store(false, Ordering::Relaxed);
+        }
+        let event_loop = at_rest.between.take()?;
+        at_rest.consumer = Consumer::Inside;
+        at_rest.moves += 1;
+        drop(at_rest);
+        place.consumer.store(this_thread(), Ordering::Relaxed);
+        Some(self.drive(event_loop, true))
+    }
+
+    /// The body of a loop's thread. At first it drives: nobody has waited yet.
+    pub(crate) fn run(&self) {
+        let _ = self.place.loop_thread.set(thread::current());
+        let mut event_loop = self.place.at_rest().between.take();
+        loop {
+            let mut driving = self.drive(event_loop.take().unwrap_or_else(|| self.place.stand_by()), false);
+            while !driving.is_gone() && !driving.is_wanted() {
+                driving.turn(None);
+            }
+            if driving.is_gone() {
+                return driving.end();
+            }
+        }
+    }
+
+    /// Hands a submission in on the consumer's thread: to the loop at rest, or else by the way in. Cold, so that it costs those
+    /// nothing who never come here.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn submit_as_consumer(
+        &self,
+        submission: Submission<C>,
+        patience: Patience,
+    ) -> Result<(), (SubmitErrorKind, Submission<C>)> {
+        if let Some(mut at_rest) = self.place.at_rest_here() {
+            if let Some(event_loop) = at_rest.between.at_hand() {
+                event_loop.face.take_up(&mut event_loop.core, submission);
+                return Ok(());
+            }
+        }
+        self.inbox.submit(submission, patience)
+    }
+}
+
+/// The loop, while somebody drives it. Goes back to its place when this is dropped.
+pub(crate) struct Driving<'s, C> {
+    shared: &'s Shared<C>,
+    event_loop: Option<Box<EventLoop<Proactor<C>>>>,
+    /// It is the consumer who drives.
+    inside: bool,
+}
+
+impl<C> Driving<'_, C> {
+    fn event_loop(&mut self) -> &mut EventLoop<Proactor<C>> {
+        let Some(event_loop) = &mut self.event_loop else { unreachable!("it is here until the end") };
+        event_loop
+    }
+
+    fn is_gone(&mut self) -> bool {
+        self.event_loop().face.is_gone()
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.shared.place.wanted.load(Ordering::Relaxed) && !mutant("wanted_overlooked")
+    }
+
+    /// One turn, which sleeps at most until that instant.
+    ///
+    /// A panic can only come from user code: the `Drop` of a context or buffer. Everything that was accepted is completed
+    /// as failed, and the watcher is told.
+    pub(crate) fn turn(&mut self, until: Option<u64>) {
+        let unharmed = if cfg!(loom) {
+            // In a model a panic is a finding, also one of loom's own: it must not be taken for the user's.
+            self.try_turn(until).is_ok()
+        } else {
+            matches!(catch_unwind(AssertUnwindSafe(|| self.try_turn(until))), Ok(Ok(())))
+        };
+        if !unharmed {
+            let event_loop = self.event_loop();
+            event_loop.face.fail_all(&mut event_loop.core);
+        }
+    }
+
+    fn try_turn(&mut self, until: Option<u64>) -> io::Result<()> {
+        let event_loop = self.event_loop();
+        // There is something to take up, or to hand out: the selector can wait for one turn, not for two.
+        event_loop.skipped = event_loop.owed && !event_loop.skipped;
+        if !event_loop.skipped {
+            match event_loop.park(until) {
+                // All that is left is the last batch: without a selector, room for it is looked for now and then.
+                Err(_) if event_loop.face.is_ending() => std::thread::sleep(Duration::from_millis(1)),
+                parked => parked?,
+            }
+        }
+        event_loop.pass();
+        Ok(())
+    }
+
+    /// The loop is over.
+    fn end(mut self) {
+        if let Some(mut event_loop) = self.event_loop.take() {
+            event_loop.face.drop_last(&Panics::default());
+        }
+        self.unbind();
+        self.shared.place.at_rest().over = true;
+        self.shared.place.given_back.notify_one();
+    }
+
+    fn unbind(&self) {
+        self.shared.pool.unbind();
+        self.shared.inbox.local.unbind();
+    }
+}
+
+impl<C> Drop for Driving<'_, C> {
+    fn drop(&mut self) {
+        let Some(mut event_loop) = self.event_loop.take() else { return };
+        event_loop.core.count_turn();
+        let (gone, place) = (event_loop.face.is_gone(), &self.shared.place);
+        let between = BetweenTurns::after_turn(event_loop, self.shared);
+        self.unbind();
+        if self.inside {
+            return place.leave(between, if gone { Consumer::AwayForGood } else { Consumer::Away });
+        }
+        place.at_rest().between = between;
+        place.given_back.notify_one();
+    }
+}
+
+impl<C> std::fmt::Debug for Place<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Place").finish_non_exhaustive()
+    }
+}
