@@ -20,7 +20,9 @@
 #![expect(clippy::print_stdout, reason = "where it listens is its output")]
 
 use std::error::Error;
+use std::io::Read as _;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
@@ -30,7 +32,7 @@ use gaio::{
     Payload, Protocol, Server, SubmitError, SubmitErrorKind, Submitter, WaitError, Watcher,
 };
 use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use signal_hook::low_level::pipe;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Read {
@@ -64,8 +66,8 @@ struct Arguments {
 }
 
 const USAGE: &str = "usage: echo-server [--listen ADDR] [--mode spawned|embedded|typed] \
-                     [--driver auto|thread|consumer] [--read vec|pooled|leased] [--ops linked|separate] [--timeout MS] [--watchers N] [--cores N] \
-                     [--frames any|lines] [--pin CPU]";
+                     [--driver auto|thread|consumer] [--read vec|pooled|leased] [--ops linked|separate] \
+                     [--timeout MS] [--watchers N] [--cores N] [--frames any|lines] [--pin CPU]";
 
 fn understood<T: FromStr<Err: Error>>(flag: &str, value: &str) -> Result<T, String> {
     value.parse().map_err(|error| format!("{flag} {value}: {error}\n{USAGE}"))
@@ -103,6 +105,17 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
     Ok(parsed)
 }
 
+impl Arguments {
+    /// Of one of the loops.
+    fn options(&self, index: usize) -> Options {
+        let options = Options::default().name(format!("echo-{index}")).driver(self.driver);
+        match self.pin {
+            Some(cpu) => options.pin_to(cpu + index),
+            None => options,
+        }
+    }
+}
+
 impl Settings {
     fn read(self, conn: &Conn) -> Result<(), SubmitError> {
         self.submit(match self.read {
@@ -120,7 +133,7 @@ impl Settings {
     }
 
     /// The whole server: what to do with one event. Dropping a connection's last handle closes it gracefully.
-    fn serve(self, event: Event<'_>) -> Result<(), SubmitError> {
+    fn serve(self, event: Event<'_>, raised: &dyn Fn()) -> Result<(), SubmitError> {
         let (conn, outcome) = match event {
             Event::Accepted { conn, .. } => return self.read(&conn),
             Event::Done { conn, outcome, .. } => (conn, outcome),
@@ -136,13 +149,18 @@ impl Settings {
             Outcome::Wrote(Payload::Vec(bytes)) => self.submit(conn.read(bytes)),
             Outcome::Wrote(_) => self.read(&conn),
             Outcome::Eof(_) | Outcome::Failed(_) => Ok(()),
-            Outcome::Readable | Outcome::ShutDown | Outcome::Closed | Outcome::Detached(_) => Ok(()),
+            // Asked for of the signals' socket alone.
+            Outcome::Readable => {
+                raised();
+                Ok(())
+            }
+            Outcome::ShutDown | Outcome::Closed | Outcome::Detached(_) => Ok(()),
         }
     }
 
-    fn serve_batch(self, batch: Batch<'_>) {
+    fn serve_batch(self, batch: Batch<'_>, raised: &dyn Fn()) {
         for event in batch {
-            match self.serve(event) {
+            match self.serve(event, raised) {
                 Ok(()) => {}
                 // On the way out there is nothing more to answer.
                 Err(refused) if refused.kind == SubmitErrorKind::Closed => {}
@@ -194,7 +212,7 @@ impl Protocol for Lines {
 
 fn typed<P: Protocol>(
     arguments: &Arguments,
-    mut signals: Signals,
+    mut signals: UnixStream,
     session: impl Fn() -> P + Send + Sync + 'static,
 ) -> Result<(), Box<dyn Error>> {
     let mut builder = Server::bind(arguments.listen)?.loops(arguments.watchers);
@@ -203,16 +221,35 @@ fn typed<P: Protocol>(
     }
     let server = builder.serve(move |_peer| session())?;
     println!("listening on {}", server.local_addr().unwrap_or(arguments.listen));
-    signals.forever().next();
+    signals.read_exact(&mut [0])?;
     server.shutdown(Duration::from_secs(1));
     Ok(server.join()?)
 }
 
-/// One loop and the thread that takes its batches.
-struct Running {
-    submitter: Submitter,
-    listener: Listener,
-    thread: thread::JoinHandle<()>,
+/// One loop, and who takes its batches.
+enum Loop {
+    Spawned(Watcher),
+    Embedded(EmbeddedWatcher),
+}
+
+impl Loop {
+    fn next_batch(&mut self) -> Result<Batch<'_>, WaitError> {
+        match self {
+            Self::Spawned(watcher) => watcher.wait(),
+            Self::Embedded(watcher) => watcher.turn(None),
+        }
+    }
+
+    /// Serves until the loop has ended. `raised`: a signal has come, of which only the first loop hears.
+    fn run(mut self, settings: Settings, raised: &dyn Fn()) {
+        loop {
+            match self.next_batch() {
+                Ok(batch) => settings.serve_batch(batch, raised),
+                Err(WaitError::Closed) => return,
+                Err(ended) => return eprintln!("{ended}"),
+            }
+        }
+    }
 }
 
 /// Where each loop listens: several of them may have one port, and the system deals the connections out.
@@ -222,54 +259,53 @@ struct Place {
     options: ListenOptions,
 }
 
-fn spawned(settings: Settings, options: Options, place: Place) -> Result<Running, Box<dyn Error>> {
-    let (mut watcher, submitter) = Watcher::spawn(options)?;
+/// What one has of a loop that is run elsewhere.
+struct Reins {
+    submitter: Submitter,
+    listener: Listener,
+}
+
+fn open(mode: Mode, options: Options, place: Place) -> Result<(Loop, Reins), Box<dyn Error>> {
+    let (opened, submitter) = match mode {
+        Mode::Embedded => {
+            let (watcher, submitter) = EmbeddedWatcher::new(options)?;
+            (Loop::Embedded(watcher), submitter)
+        }
+        Mode::Spawned | Mode::Typed => {
+            let (watcher, submitter) = Watcher::spawn(options)?;
+            (Loop::Spawned(watcher), submitter)
+        }
+    };
     let listener = submitter.listen_on(place.address, &place.options)?;
-    let thread = thread::spawn(move || {
-        loop {
-            match watcher.wait() {
-                Ok(batch) => settings.serve_batch(batch),
-                Err(ended) => return report(ended),
-            }
-        }
-    });
-    Ok(Running { submitter, listener, thread })
+    Ok((opened, Reins { submitter, listener }))
 }
 
-fn embedded(settings: Settings, options: Options, place: Place) -> Result<Running, Box<dyn Error>> {
+/// One more loop, on a thread of its own: an embedded one stays where it was made.
+fn start(arguments: &Arguments, index: usize, place: Place) -> Result<(Reins, thread::JoinHandle<()>), Box<dyn Error>> {
+    let (mode, settings, options) = (arguments.mode, arguments.settings, arguments.options(index));
     let (ready, started) = std::sync::mpsc::channel();
-    let thread = thread::spawn(move || {
-        let made = EmbeddedWatcher::new(options).map_err(|error| error.to_string()).and_then(|(watcher, submitter)| {
-            let listener = submitter.listen_on(place.address, &place.options).map_err(|error| error.to_string())?;
-            Ok((watcher, submitter, listener))
-        });
-        let mut watcher = match made {
-            Ok((watcher, submitter, listener)) => {
-                let _ = ready.send(Ok((submitter, listener)));
-                watcher
-            }
-            Err(error) => return drop(ready.send(Err(error))),
-        };
-        loop {
-            match watcher.turn(None) {
-                Ok(batch) => settings.serve_batch(batch),
-                Err(ended) => return report(ended),
-            }
+    let thread = thread::spawn(move || match open(mode, options, place) {
+        Ok((opened, reins)) => {
+            let _ = ready.send(Ok(reins));
+            opened.run(settings, &|| {});
         }
+        Err(error) => drop(ready.send(Err(error.to_string()))),
     });
-    let (submitter, listener) = started.recv()??;
-    Ok(Running { submitter, listener, thread })
+    Ok((started.recv()??, thread))
 }
 
-fn report(ended: WaitError) {
-    if ended != WaitError::Closed {
-        eprintln!("{ended}");
+/// A socket that becomes readable when a signal comes: to the loop it is a connection like any other.
+fn signals() -> Result<UnixStream, Box<dyn Error>> {
+    let (told, tells) = UnixStream::pair()?;
+    for signal in [SIGTERM, SIGINT] {
+        pipe::register(signal, tells.try_clone()?)?;
     }
+    Ok(told)
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = arguments()?;
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let signals = signals()?;
     let timeout = arguments.settings.timeout;
     match arguments.mode {
         Mode::Typed if arguments.lines => return typed(&arguments, signals, move || Lines { timeout }),
@@ -278,30 +314,28 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let mut place = Place { address: arguments.listen, options: ListenOptions::default() };
     place.options.reuse_port = arguments.watchers > 1;
-    let mut loops = Vec::new();
-    for i in 0..arguments.watchers {
-        let mut options = Options::default().name(format!("echo-{i}")).driver(arguments.driver);
-        if let Some(cpu) = arguments.pin {
-            options = options.pin_to(cpu + i);
-        }
-        let start = if arguments.mode == Mode::Embedded { embedded } else { spawned };
-        let running = start(arguments.settings, options, place)?;
-        // The first may choose a port, the others share it.
-        place.address = running.listener.local_addr().unwrap_or(place.address);
-        loops.push(running);
+    // The first is run here: with one, embedded, the process has this thread and no other.
+    let (first, reins) = open(arguments.mode, arguments.options(0), place)?;
+    reins.submitter.delegate(signals)?.readable().submit()?;
+    // It may have chosen a port, which the others share.
+    place.address = reins.listener.local_addr().unwrap_or(place.address);
+    let (mut all, mut threads) = (vec![reins], Vec::new());
+    for index in 1..arguments.watchers {
+        let (reins, thread) = start(&arguments, index, place)?;
+        all.push(reins);
+        threads.push(thread);
     }
     println!("listening on {}", place.address);
-    signals.forever().next();
     // What has been read is answered, then everything ends.
-    for running in &loops {
-        running.submitter.shutdown(Duration::from_secs(1));
-    }
-    for Running { submitter, thread, .. } in loops {
+    let end = || all.iter().for_each(|reins| reins.submitter.shutdown(Duration::from_secs(1)));
+    first.run(arguments.settings, &end);
+    end(); // If it has failed, the others are not told by a signal any more.
+    for thread in threads {
         thread.join().map_err(|_| "a serving thread panicked")?;
-        let shed = submitter.counters().shed;
-        if shed > 0 {
-            eprintln!("{shed} connections were closed unserved, since descriptors had run out");
-        }
+    }
+    let shed: u64 = all.iter().map(|reins| reins.submitter.counters().shed).sum();
+    if shed > 0 {
+        eprintln!("{shed} connections were closed unserved, since descriptors had run out");
     }
     Ok(())
 }
