@@ -26,6 +26,8 @@ pub fn explore(name: &str, bound: impl Into<Option<usize>>, floor: usize, model:
     builder.max_permutations = None;
     builder.max_duration = None;
     builder.checkpoint_file = None;
+    // A whole life of a watcher has about a thousand; a thread that spins has any number.
+    builder.max_branches = 2_000;
     let default_bound = builder.preemption_bound.is_none();
     builder.preemption_bound = builder.preemption_bound.or_else(|| bound.into());
     let bound = builder.preemption_bound.map_or_else(|| "none".to_owned(), |bound| bound.to_string());
