@@ -95,6 +95,6 @@ way embedded leased separate 1080
 way embedded leased linked 710
 way spawned vec separate 1200
 way spawned leased separate 1390
-way spawned leased linked 810
+way spawned leased linked 830
 way typed leased linked 450
 exit $failed

@@ -61,6 +61,71 @@ fn an_answer_does_not_wait_for_the_rest_of_the_batch() {
     assert_eq!(next, [(0, bytes(b"next")), (1, bytes(b"next")), (2, bytes(b"next"))]);
 }
 
+/// What is done needs no event to be handed out. Who always has something that is done still hears of events.
+#[test]
+fn who_always_submits_hears_of_events() {
+    let mut desk = desk();
+    let ((quiet, sender), (busy, _peer)) = (desk.conn(), desk.conn());
+    quiet.read_pooled().submit_with(1).unwrap();
+    assert_eq!(desk.events(), []);
+    for round in 0..5 {
+        sender.send(&[round]).unwrap();
+        let mut got = Vec::new();
+        for _ in 0..2 {
+            busy.write(b"x").submit_with(2).unwrap();
+            got.extend(desk.turn());
+        }
+        got.sort_by_key(|(context, _)| *context);
+        assert_eq!(got, [(1, bytes(&[round])), (2, Got::Wrote), (2, Got::Wrote)]);
+        quiet.read_pooled().submit_with(1).unwrap();
+    }
+}
+
+/// The bytes of a write are in flight until its turn is over, whether it has a completion of its own or not.
+#[test]
+fn what_is_out_makes_room_for_more() {
+    for linked in [false, true] {
+        let mut desk = desk_with(|_| (), |limits| limits.write_bytes = 100);
+        let (conn, peer) = desk.conn();
+        for _ in 0..5 {
+            if linked {
+                conn.write(vec![7; 100]).then_read().submit_with(1).unwrap();
+            } else {
+                conn.write(vec![7; 100]).submit_with(1).unwrap();
+            }
+            let refused = conn.write(b"x").submit_with(2).unwrap_err();
+            assert_eq!(refused.kind, SubmitErrorKind::TooMany);
+            assert_eq!(desk.turn().len(), usize::from(!linked));
+            assert_eq!(received(&peer).unwrap(), [7; 100]);
+        }
+    }
+}
+
+/// Nor does it take a turn's end: another thread finds room while the loop sleeps, which has sent all of it before, or what
+/// was left of it within the turn.
+#[test]
+fn what_is_out_makes_room_for_others_while_the_turn_goes_on() {
+    for buffer in [100, 60] {
+        let mut desk = desk_with(|config| config.buffer = buffer, |limits| limits.write_bytes = 100);
+        let (conn, peer) = desk.conn();
+        assert_eq!(desk.events(), []);
+        conn.write(vec![7; 100]).then_read().submit_with(1).unwrap();
+        let submitter = desk.submitter.clone();
+        let other = thread::spawn(move || {
+            let mut out = received(&peer).unwrap().len();
+            let fits = (0..2_000).any(|_| {
+                thread::sleep(MILLISECOND);
+                out += received(&peer).map_or(0, |bytes| bytes.len());
+                out == 100 && conn.write(b"x").submit_with(2).is_ok()
+            });
+            submitter.post(3).unwrap(); // It ends in any case.
+            (fits, conn, peer)
+        });
+        assert!(!desk.watcher.turn(None).unwrap().map(of).collect::<Vec<_>>().is_empty());
+        assert!(other.join().unwrap().0, "with room for {buffer}");
+    }
+}
+
 /// A read of what has come already, a delegation, a release, a close, a timer: whatever it is.
 #[test]
 fn everything_is_taken_up_at_once() {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use desk::{Got, MILLISECOND, TICK, bytes, failed, of, owned, received};
 use gaio::sim::{Config, Peer, Rest, World};
-use gaio::{Conn, Driver, Event, Half, OpError, Options, SubmitErrorKind, Submitter, WaitError, Watcher};
+use gaio::{Conn, Driver, Event, Half, Limits, OpError, Options, SubmitErrorKind, Submitter, WaitError, Watcher};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 /// More turns than any of it takes.
@@ -32,13 +32,18 @@ struct Rig<C: Send + 'static = u32> {
 }
 
 fn rig<C: Send + 'static>() -> Rig<C> {
+    rig_of(true, Limits::default())
+}
+
+fn rig_of<C: Send + 'static>(alone: bool, limits: Limits) -> Rig<C> {
     let world = World::enter_with({
         let mut config = Config::default();
-        config.alone = true;
+        config.alone = alone;
         config
     });
     world.hold();
-    let (mut watcher, submitter) = Watcher::spawn_for(Options::default().driver(Driver::Consumer)).unwrap();
+    let options = Options::default().limits(limits).driver(Driver::Consumer);
+    let (mut watcher, submitter) = Watcher::spawn_for(options).unwrap();
     assert_eq!(watcher.try_wait().unwrap().len(), 0, "with its first wait it is known as the one who drives");
     Rig { held: Held(world.clone()), world, watcher, submitter }
 }
@@ -98,6 +103,58 @@ fn a_write_is_out_before_the_next_wait_and_completes_with_it() {
         assert_eq!(rig.turns(), turns + 1);
     }
     assert_eq!(rig.waker_writes(), 0);
+}
+
+/// What was sent at rest is in flight no more when the consumer sleeps: another thread finds room.
+#[test]
+fn what_is_out_makes_room_for_others_while_the_consumer_sleeps() {
+    let mut limits = Limits::default();
+    limits.write_bytes = 100;
+    let mut rig: Rig = rig_of(false, limits);
+    let (conn, peer) = rig.conn();
+    assert_eq!(rig.try_wait(), []);
+    conn.write(vec![7; 100]).then_read().submit_with(1).unwrap();
+    assert_eq!(received(&peer).unwrap(), [7; 100]);
+    let submitter = rig.submitter.clone();
+    let other = thread::spawn(move || {
+        let fits = (0..2_000).any(|_| {
+            thread::sleep(MILLISECOND);
+            conn.write(b"x").submit_with(2).is_ok()
+        });
+        submitter.post(3).unwrap(); // It ends in any case.
+        (fits, conn)
+    });
+    assert!(!rig.wait().is_empty());
+    assert!(other.join().unwrap().0);
+}
+
+/// A batch that is full ends the turn: nothing is read that the consumer cannot take next, and would get cold.
+#[test]
+fn nothing_is_read_ahead_of_the_batch() {
+    let mut limits = Limits::default();
+    limits.batch = 1;
+    let mut rig: Rig = rig_of(true, limits);
+    let all: Vec<_> = (0..3).map(|_| rig.conn()).collect();
+    let ids: Vec<_> = (0..)
+        .zip(&all)
+        .map(|(context, (conn, _))| {
+            let (read, id) = conn.read_pooled().named();
+            read.submit_with(context).unwrap();
+            id
+        })
+        .collect();
+    assert_eq!(rig.try_wait(), []);
+    all.iter().for_each(|(_, peer)| assert_eq!(peer.send(b"here").unwrap(), 4));
+    let mut got = rig.wait();
+    let first = got[0].0;
+    assert_eq!(got, [(first, bytes(b"here"))]);
+    for other in (0..3).filter(|other| *other != first) {
+        all[other as usize].0.cancel(ids[other as usize]).unwrap();
+    }
+    got = rig.wait(); // Both: what is given up takes no room.
+    got.sort_by_key(|(context, _)| *context);
+    let cancelled = |context| (context, failed(Half::Read, 0, &OpError::Cancelled));
+    assert_eq!(got, (0..3).filter(|other| *other != first).map(cancelled).collect::<Vec<_>>());
 }
 
 /// The answer to a message is on its way before the next event of the batch is looked at.

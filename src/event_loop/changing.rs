@@ -31,6 +31,7 @@ impl<L: Clone> Changing<L> {
     }
 
     /// As they were set last.
+    #[inline(never)]
     pub(crate) fn whole(&self) -> L {
         L::clone(&self.whole.load())
     }
@@ -53,7 +54,7 @@ impl<L: Clone> Changing<L> {
     #[inline]
     pub(crate) fn changed(&self, seen: &mut u32) -> Option<L> {
         let changes = self.changes.load(Ordering::Acquire);
-        (std::mem::replace(seen, changes) != changes).then(|| self.whole())
+        if std::mem::replace(seen, changes) == changes { None } else { Some(self.whole()) }
     }
 }
 

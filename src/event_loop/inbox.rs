@@ -254,6 +254,12 @@ impl<S: Vacant> Intake<S> {
         self.ring.is_idle()
     }
 
+    /// Is there anything to drain, of any thread?
+    #[inline]
+    pub(crate) fn has_some(&self, inbox: &Inbox<S>) -> bool {
+        !self.is_idle() || self.popped || !self.has_no_local() || inbox.has_local()
+    }
+
     /// Begins a drain. All that is in the ring by now is handed out in it (G8): a submitter parked for room would wait
     /// for ever.
     pub(crate) fn begin(&mut self, inbox: &Inbox<S>) {

@@ -101,10 +101,6 @@ impl<T: Vacant> Linear<T> {
             self.push(item);
         }
     }
-
-    pub(crate) fn clear(&mut self) {
-        while self.pop().is_some() {}
-    }
 }
 
 #[cfg(test)]
@@ -173,9 +169,6 @@ mod tests {
         one.append(&mut two);
         assert!(two.is_empty());
         assert_eq!(std::iter::from_fn(|| one.pop()).collect::<Vec<_>>(), [1, 2, 3]);
-        one.push(4);
-        one.push(5);
-        one.clear();
         assert_eq!((one.pop(), one.len()), (None, 0));
     }
 }

@@ -12,9 +12,9 @@
 //! A listener dies of nothing that a peer or a shortage can cause. It never spins (an error costs budget, a shortage
 //! costs a pause) and is never silent (every error is counted; a shed peer sees its connection closed).
 
-use crate::event_loop::Core;
 use crate::event_loop::counters::count;
 use crate::event_loop::timers::Timer;
+use crate::event_loop::{Core, EventLoop, Face, LISTENER, WAKER};
 use crate::sys::{self, Errno, Reserve, Socket};
 
 /// How long accepting pauses after a shortage.
@@ -123,6 +123,7 @@ impl<S, T> Core<S, T> {
         if let Some(Some(listening)) = self.listeners.get_mut(index) {
             if listening.phase == Phase::Waiting {
                 listening.phase = Phase::Ready;
+                self.accepting = true;
             }
         }
     }
@@ -132,6 +133,7 @@ impl<S, T> Core<S, T> {
         if let Some(Some(listening)) = self.listeners.get_mut(index) {
             if listening.phase == Phase::Quiet {
                 listening.phase = Phase::Ready;
+                self.accepting = true;
             }
         }
     }
@@ -146,6 +148,7 @@ impl<S, T> Core<S, T> {
         if free.is_none() {
             self.listeners.push(None);
         }
+        self.accepting |= listening.phase == Phase::Ready;
         self.listeners[index] = Some(listening);
         Ok(())
     }
@@ -156,5 +159,60 @@ impl<S, T> Core<S, T> {
         // Before the close: afterwards no event carries the token, except one fetched already.
         let _ = self.selector.deregister(&listening.socket);
         Some(listening.tag)
+    }
+}
+
+impl<F: Face> EventLoop<F> {
+    /// The share of a turn that is for accepting: of each listener that may have a connection so many.
+    #[inline(always)]
+    pub(super) fn accept(&mut self) {
+        if self.core.listeners.is_empty() {
+            return;
+        }
+        // All of them in one look: nearly always none is a listener's.
+        let any = self.core.events.iter().fold(0, |any, event| any | event.token);
+        if any & LISTENER != 0 {
+            self.listener_edges();
+        }
+        if self.core.accepting {
+            self.accept_all();
+        }
+    }
+
+    #[cold]
+    fn listener_edges(&mut self) {
+        for i in 0..self.core.events.len() {
+            let token = self.core.events[i].token;
+            if token & LISTENER != 0 && token != WAKER {
+                self.core.listener_edge((token & !LISTENER) as usize);
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn accept_all(&mut self) {
+        for index in 0..self.core.listeners.len() {
+            self.accept_from(index);
+        }
+        let ready = |listening: &Listening<_>| listening.phase == Phase::Ready;
+        self.core.accepting = self.core.listeners.iter().flatten().any(ready);
+    }
+
+    fn accept_from(&mut self, index: usize) {
+        for _ in 0..self.core.limits.accepts_per_turn {
+            let Some(Some(Listening { phase: Phase::Ready, .. })) = self.core.listeners.get(index) else { return };
+            if !self.face.may_accept() {
+                return;
+            }
+            match self.core.accept_one(index) {
+                Accept::Connection(socket, peer) => {
+                    count(&self.core.counters.accepted);
+                    self.face.accepted(&mut self.core, index, socket, peer);
+                }
+                Accept::Skip => {}
+                Accept::Nothing => return,
+                Accept::Dead(errno) => return self.face.listener_dead(&mut self.core, index, errno),
+            }
+        }
     }
 }

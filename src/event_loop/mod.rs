@@ -50,7 +50,7 @@ pub(crate) mod timers;
 mod wheel;
 
 use counters::{Counters, count};
-use listener::{Accept, Listening, Phase, Shortage};
+use listener::{Listening, Shortage};
 use session::{Flags, Session};
 use slab::{Key, Slab};
 use timers::{Timer, Timers};
@@ -123,6 +123,8 @@ pub(crate) struct Core<S, T> {
     ready: VecDeque<Key>,
     pub(crate) timers: Timers,
     pub(crate) listeners: Vec<Option<Listening<T>>>,
+    /// One of them may have a connection: it has had an edge, and since then not been asked, or not to the end.
+    accepting: bool,
     shortage: Shortage,
     events: Vec<Readiness>,
     /// How many of them were told.
@@ -145,6 +147,7 @@ impl<S, T> Core<S, T> {
             ready: VecDeque::new(),
             timers: Timers::new(),
             listeners: Vec::new(),
+            accepting: false,
             shortage: Shortage::new()?,
             events: Vec::with_capacity(sys::MAX_EVENTS),
             told: 0,
@@ -206,6 +209,13 @@ impl<S, T> Core<S, T> {
     }
 }
 
+fn earlier(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
 /// One loop. See the module's documentation.
 pub(crate) struct EventLoop<F: Face> {
     pub(crate) core: Core<F::Session, F::Tag>,
@@ -227,16 +237,30 @@ impl<F: Face> EventLoop<F> {
     /// # Errors
     /// The selector's, other than an interruption by a signal.
     pub(crate) fn park(&mut self, until: Option<u64>) -> io::Result<()> {
+        let until = if self.is_busy() { Some(0) } else { until };
+        self.park_for(until)
+    }
+
+    /// The same, for who has seen to it that there is no work that [needs no event](Self::is_busy), or only polls.
+    #[inline]
+    pub(crate) fn park_for(&mut self, until: Option<u64>) -> io::Result<()> {
         // Entries of ended sessions may be reused from here on: no event fetched before is left to name them (I6).
         self.core.sessions.recycle();
-        let busy = (self.owed && !mutant("owed_ignored")) || self.is_busy();
-        let due = [until, self.core.timers.next()].into_iter().flatten().min();
+        let owed = self.owed && !mutant("owed_ignored");
         count(&self.core.counters.polls);
         if self.core.events.is_empty() {
-            self.core.selector.wait(&mut self.core.events, if busy { Some(0) } else { due })?;
+            let due = if owed { Some(0) } else { earlier(until, self.core.timers.next()) };
+            self.core.selector.wait(&mut self.core.events, due)?;
         }
         self.core.asked = true;
         Ok(())
+    }
+
+    /// In place of a turn, if all there is to do is to hand over what has been produced. The gate stays closed: whoever
+    /// raises it writes the waker, and the selector tells.
+    #[inline(never)]
+    pub(crate) fn hand_out(&mut self) {
+        self.face.publish(&mut self.core);
     }
 
     /// Everything but the park: from the gate's opening to its closing.
@@ -255,7 +279,9 @@ impl<F: Face> EventLoop<F> {
         if mutant("opened_late") {
             self.keeper.open();
         }
-        self.serve();
+        if !self.core.ready.is_empty() {
+            self.serve();
+        }
         self.expire();
         if self.face.publish(&mut self.core) && !cfg!(loom) {
             // A consumer was woken. On a processor that it shares with the loop it answers now, and finds the gate open:
@@ -271,48 +297,7 @@ impl<F: Face> EventLoop<F> {
             return true;
         }
         let can_serve = !self.core.ready.is_empty() && !self.face.full();
-        can_serve || (self.accept_ready() && self.face.may_accept())
-    }
-
-    fn accept_ready(&self) -> bool {
-        self.core.listeners.iter().flatten().any(|listening| listening.phase == Phase::Ready)
-    }
-
-    fn accept(&mut self) {
-        if self.core.listeners.is_empty() {
-            return;
-        }
-        // All of them in one look: nearly always none is a listener's.
-        let any = self.core.events.iter().fold(0, |any, event| any | event.token);
-        if any & LISTENER != 0 {
-            for i in 0..self.core.events.len() {
-                let token = self.core.events[i].token;
-                if token & LISTENER != 0 && token != WAKER {
-                    self.core.listener_edge((token & !LISTENER) as usize);
-                }
-            }
-        }
-        for index in 0..self.core.listeners.len() {
-            self.accept_from(index);
-        }
-    }
-
-    fn accept_from(&mut self, index: usize) {
-        for _ in 0..self.core.limits.accepts_per_turn {
-            let Some(Some(Listening { phase: Phase::Ready, .. })) = self.core.listeners.get(index) else { return };
-            if !self.face.may_accept() {
-                return;
-            }
-            match self.core.accept_one(index) {
-                Accept::Connection(socket, peer) => {
-                    count(&self.core.counters.accepted);
-                    self.face.accepted(&mut self.core, index, socket, peer);
-                }
-                Accept::Skip => {}
-                Accept::Nothing => return,
-                Accept::Dead(errno) => return self.face.listener_dead(&mut self.core, index, errno),
-            }
-        }
+        can_serve || (self.core.accepting && self.face.may_accept())
     }
 
     /// Every event is told once, and none is lost: a panic of the user's leaves those behind it for the next turn.
@@ -346,6 +331,7 @@ impl<F: Face> EventLoop<F> {
         }
     }
 
+    #[inline(never)]
     fn go_on(&mut self, key: Key, mut step: Step) {
         if step == Step::Ending {
             step = self.face.wind_up(&mut self.core, key);
@@ -356,6 +342,7 @@ impl<F: Face> EventLoop<F> {
     }
 
     /// Serves everyone on the ready list once; who is not done goes to its end.
+    #[inline(never)]
     fn serve(&mut self) {
         for _ in 0..self.core.ready.len() {
             if self.face.full() {
@@ -371,9 +358,13 @@ impl<F: Face> EventLoop<F> {
 
     fn expire(&mut self) {
         // Not in a turn that has left the selector out, which is soon followed by one that has not: what is there would be late.
-        if !std::mem::replace(&mut self.core.asked, false) || self.core.timers.next().is_none() {
-            return;
+        if std::mem::replace(&mut self.core.asked, false) && self.core.timers.next().is_some() {
+            self.expire_due();
         }
+    }
+
+    #[inline(never)]
+    fn expire_due(&mut self) {
         // What is left of the budget is due in the next turn, which does not sleep.
         let (now, mut budget) = (sys::now(), EXPIRIES_PER_TURN);
         while let Some(timer) = self.core.timers.expired(now, &mut budget) {

@@ -162,7 +162,15 @@ impl Wheel {
 
     /// When to look again: at or before the earliest deadline, by at most the width of its slot. In the past if
     /// something is due; perhaps also, after a long sleep, until `expire` has told the wheel of the present.
+    #[inline]
     pub(crate) fn next(&self) -> Option<u64> {
+        // Nearly always nothing is armed: an operation that need not wait never comes here.
+        let any = self.occupied.iter().fold(0, |any, word| any | word);
+        if any == 0 { None } else { self.next_armed() }
+    }
+
+    #[inline(never)]
+    fn next_armed(&self) -> Option<u64> {
         // The lists that belong to no tick hold what is due, or may be.
         if self.occupied[LEVELS - 1] >> (MOVING % SLOTS) != 0 {
             return Some(0);

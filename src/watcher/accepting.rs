@@ -55,6 +55,7 @@ impl<C> Proactor<C> {
     }
 
     /// Closes a listener, and says so, once.
+    #[cold]
     pub(crate) fn end_listener(&mut self, core: &mut Core, index: usize, errno: Option<Errno>) {
         if let Some(tag) = core.remove_listener(index) {
             self.listener_ended(&tag, errno);

@@ -121,13 +121,15 @@ pub(crate) struct Buffer<C> {
 
 impl<C> Buffer<C> {
     /// Room for a full batch and the step that filled it; more only grows it once.
-    pub(crate) fn new(batch: usize, step: usize, arena: usize) -> Self {
-        let arena = Arena { memory: Aligned::new(arena), used: 0 };
-        Self { items: Linear::with_capacity(batch + step), arena, ops: 0, accepted: 0, bytes: 0, end: None }
+    ///
+    /// In a box: buffers change places with every turn.
+    pub(crate) fn new(batch: usize, step: usize, arena: usize) -> Box<Self> {
+        let (items, arena) = (Linear::with_capacity(batch + step), Arena { memory: Aligned::new(arena), used: 0 });
+        Box::new(Self { items, arena, ops: 0, accepted: 0, bytes: 0, end: None })
     }
 
     /// What stands for a buffer where none is.
-    pub(crate) fn none() -> Self {
+    pub(crate) fn none() -> Box<Self> {
         Self::new(0, 0, 0)
     }
 
@@ -152,17 +154,16 @@ impl<C> Buffer<C> {
 
     /// Makes an emptied buffer fit to be filled again.
     pub(crate) fn recycle(&mut self) {
-        debug_assert!(self.items.is_empty(), "a batch is handed back empty, or completions would be lost (I1)");
-        self.items.clear();
+        debug_assert!(self.items.is_empty(), "a batch is handed back empty, or completions would come twice (I1)");
         self.arena.used = 0;
         self.ops = 0;
         self.accepted = 0;
         self.bytes = 0;
     }
 
-    /// Says that these completions are no longer in flight: they are being handed out.
-    pub(crate) fn settle(&mut self, shared: &Shared<C>) {
-        shared.in_flight.taken(std::mem::take(&mut self.ops));
+    /// Says that these completions are no longer in flight, nor the bytes that were written: they are being handed out.
+    pub(crate) fn settle(&mut self, shared: &Shared<C>, written: u64) {
+        shared.in_flight.end(std::mem::take(&mut self.ops), written);
         self.accepted = 0;
     }
 }

@@ -13,7 +13,7 @@
 //! Taking up runs no code of the user's: payloads that are done with are dropped at the end of a turn. So none of this
 //! is ever entered twice.
 //!
-//! A turn takes the loop out, and puts it back however it ends. The loop holds the [`Shared`] that holds it, so the
+//! A turn has the loop to itself, however it ends. The loop holds the [`Shared`] that holds it, so the
 //! watcher takes it out for good when it is dropped.
 //!
 //! Model: loom-tests/turn.rs. Mutants that must fail: `at_once_overtakes`.
@@ -21,6 +21,7 @@
 use crate::error::SubmitErrorKind;
 use crate::event_loop::EventLoop;
 use crate::event_loop::inbox::Patience;
+use crate::handoff::Inside;
 use crate::sync::mutant;
 use crate::watcher::op::{Operation, Submission};
 use crate::watcher::proactor::Proactor;
@@ -38,8 +39,14 @@ impl<C> BetweenTurns<C> {
 
     /// The loop after a turn, on the thread that has taken it.
     pub(crate) fn after_turn(event_loop: Box<EventLoop<Proactor<C>>>, shared: &Shared<C>) -> Self {
-        let behind = !event_loop.face.intake.has_no_local() || shared.inbox.has_local();
-        Self { event_loop: Some(event_loop), behind }
+        let mut between = Self { event_loop: Some(event_loop), behind: false };
+        between.look_behind(shared);
+        between
+    }
+
+    fn look_behind(&mut self, shared: &Shared<C>) {
+        let in_hand = self.event_loop.as_ref().is_some_and(|event_loop| !event_loop.face.intake.has_no_local());
+        self.behind = in_hand || shared.inbox.has_local();
     }
 
     pub(crate) const fn is_there(&self) -> bool {
@@ -106,38 +113,36 @@ impl<C> Shared<C> {
 
     /// Puts a new loop where this thread's submissions reach it.
     pub(crate) fn set_loop(&self, event_loop: EventLoop<Proactor<C>>) {
-        drop(InTurn { shared: self, event_loop: Some(Box::new(event_loop)) });
+        self.between_turns.with(|between| *between = BetweenTurns::after_turn(Box::new(event_loop), self));
     }
 
     /// Takes the loop out of reach for a turn.
     pub(crate) fn turn(&self) -> InTurn<'_, C> {
-        let event_loop = self.between_turns.with(BetweenTurns::take).flatten();
-        InTurn { shared: self, event_loop }
+        let Some(inside) = self.between_turns.enter() else { unreachable!("one watcher takes one turn at a time") };
+        InTurn { shared: self, inside }
     }
 }
 
-/// The loop in its turn, or in whatever the watcher has to do with it. Goes back when this is dropped.
+/// The loop in its turn, or in whatever the watcher has to do with it. In reach again when this is dropped.
 pub(crate) struct InTurn<'s, C> {
     shared: &'s Shared<C>,
-    event_loop: Option<Box<EventLoop<Proactor<C>>>>,
+    inside: Inside<'s, BetweenTurns<C>>,
 }
 
 impl<C> InTurn<'_, C> {
     pub(crate) fn event_loop(&mut self) -> &mut EventLoop<Proactor<C>> {
-        let Some(event_loop) = &mut self.event_loop else { unreachable!("one watcher takes one turn at a time") };
+        let Some(event_loop) = &mut self.inside.event_loop else { unreachable!("it is here until the end") };
         event_loop
     }
 
     /// Takes it for good.
     pub(crate) fn end(mut self) -> Option<Box<EventLoop<Proactor<C>>>> {
-        self.event_loop.take()
+        self.inside.take()
     }
 }
 
 impl<C> Drop for InTurn<'_, C> {
     fn drop(&mut self) {
-        let Some(event_loop) = self.event_loop.take() else { return };
-        let between_turns = BetweenTurns::after_turn(event_loop, self.shared);
-        self.shared.between_turns.with(|between| *between = between_turns);
+        self.inside.look_behind(self.shared);
     }
 }

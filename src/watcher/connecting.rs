@@ -162,7 +162,15 @@ impl<C> Proactor<C> {
     }
 
     /// Makes the attempts that are due, within a budget.
+    #[inline]
     pub(crate) fn attempt_connects(&mut self, core: &mut Core) {
+        if !self.connects.queue.is_empty() || !self.connects.outside.is_empty() {
+            self.attempt_those_due(core);
+        }
+    }
+
+    #[inline(never)]
+    fn attempt_those_due(&mut self, core: &mut Core) {
         for _ in 0..ATTEMPTS_PER_TURN {
             let id = self.connects.queue.pop_front().or_else(|| self.connects.come_in(|| self.shared.has_place()));
             let Some(id) = id else { return };

@@ -201,6 +201,8 @@ impl<C> Shared<C> {
     fn drive(&self, mut event_loop: Box<EventLoop<Proactor<C>>>, inside: bool) -> Driving<'_, C> {
         // What was taken up at rest may have completed.
         event_loop.owed |= event_loop.face.outbox.has_output() && !mutant("output_kept");
+        event_loop.face.outbox.make_room();
+        event_loop.face.outbox.beside = !inside;
         self.inbox.local.bind();
         self.pool.bind();
         Driving { shared: self, event_loop: Some(event_loop), inside }

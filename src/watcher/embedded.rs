@@ -54,7 +54,7 @@ use crate::watcher::{Parts, assemble, buffer, checked};
 /// ```
 pub struct EmbeddedWatcher<C: Send + 'static = ()> {
     /// The batch that is being taken.
-    taken: Buffer<C>,
+    taken: Box<Buffer<C>>,
     /// With the loop in it: see `between_turns.rs`.
     shared: Arc<Shared<C>>,
     selector: std::sync::Arc<Selector>,
@@ -118,8 +118,7 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
                 event_loop.face.fail_all(&mut event_loop.core);
             }
             event_loop.core.count_turn();
-            std::mem::swap(event_loop.face.outbox.filling(), &mut self.taken);
-            self.taken.settle(&self.shared);
+            event_loop.face.outbox.exchange(&mut self.taken);
         }
         match self.taken.end {
             Some(end) if self.taken.is_empty() => Err(end),
@@ -192,22 +191,30 @@ impl<C: Send + 'static> EmbeddedWatcher<C> {
 
 /// Takes turns until there is output, or the time is over.
 fn run<C>(event_loop: &mut EventLoop<Proactor<C>>, until: Option<u64>) -> io::Result<()> {
-    // What this thread has submitted needs no event. If it produces output, the selector is left out, once.
-    if event_loop.face.outbox.has_output() || event_loop.is_busy() {
-        event_loop.pass();
-        if event_loop.face.outbox.has_output() && !event_loop.skipped {
+    let busy = event_loop.is_busy();
+    let mut in_hand = busy || event_loop.face.outbox.has_output();
+    if in_hand && !event_loop.skipped {
+        // Neither what this thread has submitted needs an event nor what has come of that: the selector is left out, once.
+        if busy {
+            event_loop.pass();
+        } else {
+            event_loop.hand_out();
+        }
+        if event_loop.face.outbox.has_output() {
             event_loop.skipped = true;
             return Ok(());
         }
+        in_hand = event_loop.is_busy();
     }
     event_loop.skipped = false;
+    event_loop.face.outbox.make_room();
     loop {
-        let until = if event_loop.face.outbox.has_output() { Some(0) } else { until };
-        event_loop.park(until)?;
+        event_loop.park_for(if in_hand { Some(0) } else { until })?;
         event_loop.pass();
         if event_loop.face.outbox.has_output() || until.is_some_and(|until| until <= sys::now()) {
             return Ok(());
         }
+        in_hand = event_loop.is_busy();
     }
 }
 

@@ -33,7 +33,15 @@ pub(crate) enum Ending {
 
 impl<C> Proactor<C> {
     /// Moves the end on: begins it when asked to; aborts what is left when nothing is being written or time is up.
+    #[inline]
     pub(crate) fn advance_ending(&mut self, core: &mut Core) {
+        if self.ending != Ending::No || self.shared.inbox.shutdown_at().is_some() {
+            self.end_further(core);
+        }
+    }
+
+    #[cold]
+    fn end_further(&mut self, core: &mut Core) {
         match self.ending {
             Ending::Last | Ending::Gone => return,
             Ending::Failing => return self.advance_failing(core),

@@ -71,6 +71,7 @@ impl Lease {
     }
 
     /// Replaces the content by `bytes`. Allocates if they do not fit; a buffer that grew is not kept by the pool.
+    #[inline]
     pub fn replace(&mut self, bytes: &[u8]) {
         let Some(buffer) = &mut self.0 else { return };
         if bytes.len() > buffer.memory.size() {

@@ -72,13 +72,18 @@ impl<C> Proactor<C> {
     #[inline]
     pub(crate) fn renew_limits(&mut self, core: &mut Core) {
         if let Some(limits) = self.shared.limits.changing.changed(&mut self.limits_seen) {
-            self.outbox.set_limits(&limits);
-            if limits.read_cap != self.limits.read_cap {
-                self.stash.set_large(limits.read_cap);
-            }
-            core.limits = limits.clone();
-            self.limits = limits;
+            self.set_limits(core, limits);
         }
+    }
+
+    #[cold]
+    fn set_limits(&mut self, core: &mut Core, limits: Limits) {
+        self.outbox.set_limits(&limits);
+        if limits.read_cap != self.limits.read_cap {
+            self.stash.set_large(limits.read_cap);
+        }
+        core.limits = limits.clone();
+        self.limits = limits;
     }
 }
 

@@ -107,7 +107,7 @@ use shared::Shared;
 /// ```
 #[derive(Debug)]
 pub struct Watcher<C: Send + 'static = ()> {
-    taker: Taker<Buffer<C>>,
+    taker: Taker<Box<Buffer<C>>>,
     shared: Arc<Shared<C>>,
     thread: Option<thread::JoinHandle<()>>,
     /// What a poll elsewhere waits for, if one does.
@@ -132,7 +132,7 @@ struct Parts<C> {
     event_loop: EventLoop<Proactor<C>>,
 }
 
-fn assemble<C>(options: &Options, publisher: Option<Publisher<Buffer<C>>>) -> io::Result<Parts<C>> {
+fn assemble<C>(options: &Options, publisher: Option<Publisher<Box<Buffer<C>>>>) -> io::Result<Parts<C>> {
     let limits = options.limits.clone();
     let selector = Selector::new()?;
     let waker = Waker::new(&selector, event_loop::WAKER)?;
@@ -150,7 +150,7 @@ fn checked(options: &Options) -> io::Result<()> {
     options.limits.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
 }
 
-fn buffer<C>(options: &Options) -> Buffer<C> {
+fn buffer<C>(options: &Options) -> Box<Buffer<C>> {
     Buffer::new(options.limits.batch, options.limits.ops_per_turn as usize, options.limits.arena)
 }
 
@@ -240,7 +240,7 @@ impl<C: Send + 'static> Watcher<C> {
                 // The loop keeps a residue that found the cell full.
                 self.shared.inbox.raise();
             }
-            self.taker.taken().settle(&self.shared);
+            self.taker.taken().settle(&self.shared, 0);
             self.ring_at_the_end();
         }
     }

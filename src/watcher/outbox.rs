@@ -4,6 +4,7 @@
 //! |----------|-----------|-----------------------------------------------|---------------------------------------|
 //! | spawned  | the loop  | by `publish`, if the batch before was taken   | at its cap, and the cell not taken    |
 //! | embedded | the turn  | by the return of the turn                     | at its cap                            |
+//! | driven by the consumer | its turn | by `publish`, which it takes next  | at its cap                            |
 //!
 //! Full is not busy: the loop parks, and the take that empties the cell raises the gate. What may pile up in a batch
 //! that cannot be handed over (the residue) is bounded by what may be in flight (G3), and by the listeners' credit.
@@ -17,11 +18,14 @@ use crate::watcher::shared::Shared;
 
 #[derive(Debug)]
 pub(crate) struct Outbox<C> {
-    filling: Buffer<C>,
+    filling: Box<Buffer<C>>,
     /// Spawned only. What it holds itself is a stand-in, and changes places with what was filled for a hand-over.
-    publisher: Option<Publisher<Buffer<C>>>,
+    publisher: Option<Publisher<Box<Buffer<C>>>>,
     /// Accepted connections in the mailbox's cell: with those in the filling batch, what the credit counts.
     in_cell: usize,
+    /// The consumer works beside the loop, and may take a batch while the next one is filled. When it drives itself, more
+    /// than it can take at the end of the turn would only get cold.
+    pub(crate) beside: bool,
     /// The last batch, the one with the end in it, is the consumer's.
     ended: bool,
     /// A consumer that waited was woken since this was last asked.
@@ -36,8 +40,8 @@ pub(crate) struct Outbox<C> {
 
 impl<C> Outbox<C> {
     pub(crate) const fn new(
-        filling: Buffer<C>,
-        publisher: Option<Publisher<Buffer<C>>>,
+        filling: Box<Buffer<C>>,
+        publisher: Option<Publisher<Box<Buffer<C>>>>,
         limits: &Limits,
         shared: Arc<Shared<C>>,
     ) -> Self {
@@ -45,6 +49,7 @@ impl<C> Outbox<C> {
             filling,
             publisher,
             in_cell: 0,
+            beside: true,
             ended: false,
             woken: false,
             written: 0,
@@ -71,7 +76,7 @@ impl<C> Outbox<C> {
     /// No place for another completion, now.
     #[inline]
     pub(crate) fn is_full(&mut self) -> bool {
-        (self.filling.len() >= self.cap || self.filling.bytes >= self.cap_bytes) && !self.hand_over()
+        (self.filling.len() >= self.cap || self.filling.bytes >= self.cap_bytes) && !(self.beside && self.hand_over())
     }
 
     /// May one more connection be accepted? If not, the take that makes it so raises the gate.
@@ -88,9 +93,10 @@ impl<C> Outbox<C> {
 
     /// Gives the batch to the consumer, if the one before was taken. Otherwise it stays, and the next take raises the
     /// gate.
+    #[inline(never)]
     fn hand_over(&mut self) -> bool {
         let Some(publisher) = &mut self.publisher else { return false };
-        let Buffer { accepted, ops, end, .. } = self.filling;
+        let Buffer { accepted, ops, end, .. } = *self.filling;
         if !publisher.is_taken() {
             return false;
         }
@@ -110,19 +116,27 @@ impl<C> Outbox<C> {
 
     /// The end of a turn.
     pub(crate) fn publish(&mut self) {
+        let output = self.has_output();
+        if output && self.publisher.is_none() {
+            self.ended |= self.filling.end.is_some();
+            return self.shared.counters.batch(self.filling.ops);
+        }
+        self.make_room();
+        if output && !self.hand_over() {
+            count(&self.shared.counters.residues);
+        }
+    }
+
+    /// Says that what is written is no longer in flight: before a sleep, others may wait for that.
+    #[inline]
+    pub(crate) fn make_room(&mut self) {
         self.shared.in_flight.written(std::mem::take(&mut self.written));
-        let (ops, end) = (self.filling.ops, self.filling.end.is_some());
-        if self.filling.is_empty() && !end {
-            return;
-        }
-        if self.publisher.is_some() {
-            if !self.hand_over() {
-                count(&self.shared.counters.residues);
-            }
-        } else {
-            self.ended |= end;
-            self.shared.counters.batch(ops);
-        }
+    }
+
+    /// The return of an embedded turn: what it has produced goes for what was taken to its end.
+    pub(crate) fn exchange(&mut self, taken: &mut Box<Buffer<C>>) {
+        std::mem::swap(&mut self.filling, taken);
+        taken.settle(&self.shared, std::mem::take(&mut self.written));
     }
 
     /// Was a consumer woken since this was last asked?

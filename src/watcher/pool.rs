@@ -153,6 +153,7 @@ impl Pool {
         Self::draw_of(pool, class, pool.large())
     }
 
+    #[inline(always)]
     fn draw_of(pool: &Arc<Self>, class: Class, large: usize) -> Lease {
         let (class, size) =
             if class == Class::Large || large <= SMALL { (Class::Large, large) } else { (class, SMALL) };

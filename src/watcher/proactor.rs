@@ -140,6 +140,7 @@ impl<C> Proactor<C> {
     /// those of this thread, each behind what was in the ring when it was submitted.
     ///
     /// All that was in the ring when this began is popped (G8): a submitter parked for room would wait for ever.
+    #[inline(never)]
     fn drain(&mut self, core: &mut Core) {
         self.intake.begin(&self.shared.inbox);
         loop {
@@ -225,10 +226,8 @@ impl<C> Proactor<C> {
     // --- what comes home ---
 
     /// Takes in the connections whose last handle is gone: they are closed gracefully.
+    #[inline(never)]
     fn collect_returns(&mut self, core: &mut Core) {
-        if self.shared.returns.is_empty() {
-            return;
-        }
         for link in self.shared.clone().returns.drain() {
             if let Token::Session(token) = link.token() {
                 self.begin_close(core, Key::from_token(token), None);
@@ -250,9 +249,13 @@ impl<C> event_loop::Face for Proactor<C> {
     }
 
     fn collect(&mut self, core: &mut Core) {
-        self.drain(core);
+        if self.intake.has_some(&self.shared.inbox) {
+            self.drain(core);
+        }
         self.attempt_connects(core);
-        self.collect_returns(core);
+        if !self.shared.returns.is_empty() {
+            self.collect_returns(core);
+        }
         self.end_dropped_listeners(core);
         if self.can_feed() {
             self.feed(core);
@@ -305,6 +308,7 @@ impl<C> event_loop::Face for Proactor<C> {
         self.outbox.is_full()
     }
 
+    #[inline(always)]
     fn publish(&mut self, core: &mut Core) -> bool {
         self.drop_spent();
         self.advance_ending(core);

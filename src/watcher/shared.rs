@@ -52,18 +52,18 @@ impl InFlight {
         self.0.fetch_sub((bytes as u64) << OPS_BITS | 1, Ordering::Relaxed);
     }
 
-    /// The completions of `ops` operations are being handed out.
-    pub(crate) fn taken(&self, ops: u32) {
-        if ops > 0 {
-            self.0.fetch_sub(ops.into(), Ordering::Relaxed);
+    /// The completions of `ops` operations are being handed out, and the loop is done with `bytes` of payload.
+    #[inline]
+    pub(crate) fn end(&self, ops: u32, bytes: u64) {
+        let weight = bytes << OPS_BITS | u64::from(ops);
+        if weight > 0 {
+            self.0.fetch_sub(weight, Ordering::Relaxed);
         }
     }
 
     /// The loop is done with `bytes` of payload.
     pub(crate) fn written(&self, bytes: u64) {
-        if bytes > 0 {
-            self.0.fetch_sub(bytes << OPS_BITS, Ordering::Relaxed);
-        }
+        self.end(0, bytes);
     }
 
     pub(crate) fn ops(&self) -> u64 {

@@ -57,9 +57,14 @@ impl<C> Proactor<C> {
     #[inline]
     pub(crate) fn drop_spent(&mut self) {
         if self.has_spent() {
-            while let Some(bytes) = self.spent.next() {
-                drop(bytes);
-            }
+            self.drop_all();
+        }
+    }
+
+    #[inline(never)]
+    fn drop_all(&mut self) {
+        while let Some(bytes) = self.spent.next() {
+            drop(bytes);
         }
     }
 

@@ -95,6 +95,7 @@ impl<C> Proactor<C> {
     }
 
     /// Calls those in front of the line.
+    #[inline(never)]
     pub(crate) fn feed(&mut self, core: &mut Core) {
         let Starving { line, full, front, called, waiting } = &mut self.starving;
         // Who is still on the ready list has not had its turn. Whoever has, or has ended, was called in vain.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gaio::sim::{Clock, Config, Peer, World};
-use gaio::{Conn, EmbeddedWatcher, Event, Half, Limits, OpError, Options, Outcome, Payload, Submitter};
+use gaio::{Conn, EmbeddedWatcher, Event, Half, Limits, NextTurn, OpError, Options, Outcome, Payload, Submitter};
 
 pub(crate) const MILLISECOND: Duration = Duration::from_millis(1);
 /// What a deadline may be late by: it is rounded up to 2²⁰ ns.
@@ -124,11 +124,11 @@ impl Desk {
         self.watcher.turn(Some(Duration::ZERO)).unwrap().map(of).collect()
     }
 
-    /// What there is without time passing: turns until two of them bring nothing.
+    /// What there is without time passing: turns until two of them bring nothing, and no work is in hand.
     pub(crate) fn events(&mut self) -> Vec<(u32, Got)> {
         let mut got = Vec::new();
         let mut quiet = 0;
-        while quiet < 2 {
+        while quiet < 2 || matches!(self.watcher.next_turn(), NextTurn::Now) {
             let events = self.turn();
             quiet = if events.is_empty() { quiet + 1 } else { 0 };
             got.extend(events);
