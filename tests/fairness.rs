@@ -218,6 +218,37 @@ fn new_work_goes_behind_those_that_wait() {
     });
 }
 
+/// Everybody is served in the order of their input, over batches that hold some of them only: what came while the batch
+/// was full goes before what comes when there is room again.
+#[test]
+fn nobody_overtakes_those_that_found_the_batch_full() {
+    check(|| {
+        for batch in [1, 3, 4, 10, 100] {
+            let mut rig = Rig::<EmbeddedWatcher<u64>>::with(|limits| limits.batch = batch);
+            let mut ends: Vec<_> = (0..10).map(|_| rig.connect(Net::Tcp)).collect();
+            for (i, (conn, _)) in (0..).zip(&ends) {
+                conn.read(Vec::with_capacity(8)).submit_with(i).unwrap();
+            }
+            rig.assert_quiet();
+            for (_, peer) in &mut ends {
+                peer.write_all(b"x").unwrap();
+            }
+            let mut order = Vec::new();
+            while order.len() < 100 {
+                for event in rig.watcher.turn(None).unwrap() {
+                    let Event::Done { conn, context: i, outcome: Outcome::Read(mut bytes) } = event else { panic!() };
+                    order.push(i);
+                    bytes.clear();
+                    conn.read(bytes).submit_with(i).unwrap();
+                    // It has something to say again, behind all the others.
+                    ends[usize::try_from(i).unwrap()].1.write_all(b"x").unwrap();
+                }
+            }
+            assert_eq!(order[..100], (0..10).cycle().take(100).collect::<Vec<_>>(), "in batches of {batch}");
+        }
+    });
+}
+
 /// G2, G8: reads and writes are independent. A peer that takes all that we send, turn for turn, must not keep us from
 /// reading what it sent.
 #[test]

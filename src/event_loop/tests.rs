@@ -206,13 +206,13 @@ fn everyone_on_the_ready_list_is_served_once_a_turn() {
 }
 
 #[test]
-fn an_event_steps_its_session_and_one_that_waits_has_its_turn_already() {
+fn an_event_goes_behind_those_that_wait_and_one_of_theirs_has_its_turn_already() {
     let mut bed = bed();
     let [(one, peer), (_, other)] = bed.sessions();
     bed.core().enqueue(one);
     peer.send(b"x").unwrap();
     other.send(b"x").unwrap();
-    assert_eq!(bed.turn(), steps([1, 0]), "one for the event, one from the list");
+    assert_eq!(bed.turn(), steps([0, 1]), "once each");
     assert!(bed.core().sessions.get_mut(one).unwrap().readable(), "it was noted all the same");
     bed.face().step = Step::Again;
     peer.send(b"x").unwrap();

@@ -37,10 +37,6 @@ pub(crate) fn carry<T, F: FnOnce() -> T>(body: F) -> F {
     body
 }
 
-/// So many are asked for at first. With room for all of them the wait would touch three pages of stack more, for an event
-/// or two; who gets as many asks again, which is one call more per so many events.
-const FEW_EVENTS: usize = 128;
-
 /// An epoll instance.
 #[derive(Debug)]
 pub(crate) struct Selector {
@@ -87,23 +83,10 @@ impl Selector {
     pub(crate) fn wait(&self, out: &mut Vec<Readiness>, deadline: Option<u64>) -> Result<(), Errno> {
         out.clear();
         let timeout = deadline.map(timeout_until);
-        self.fetch::<FEW_EVENTS>(out, timeout.as_ref())?;
-        if out.len() == FEW_EVENTS { self.fetch_many(out) } else { Ok(()) }
-    }
-
-    /// What there is beyond the first few.
-    #[cold]
-    #[inline(never)]
-    fn fetch_many(&self, out: &mut Vec<Readiness>) -> Result<(), Errno> {
-        self.fetch::<{ MAX_EVENTS - FEW_EVENTS }>(out, Some(&Timespec::default()))
-    }
-
-    #[inline(always)]
-    fn fetch<const MOST: usize>(&self, out: &mut Vec<Readiness>, timeout: Option<&Timespec>) -> Result<(), Errno> {
         // On the stack: rustix's event is a union with a pointer in it and not Send, which would keep the whole loop
         // from moving to its thread.
-        let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; MOST];
-        let ready = match epoll::wait(&self.epoll, &mut events, timeout) {
+        let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; MAX_EVENTS];
+        let ready = match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
             Ok((ready, _)) => ready,
             Err(Errno::INTR) => return Ok(()),
             Err(errno) => return Err(errno),
@@ -269,7 +252,7 @@ mod tests {
         let mut seen = 0;
         while seen < pairs.len() {
             selector.wait(&mut out, Some(0)).unwrap();
-            assert_eq!(out.len(), MAX_EVENTS.min(pairs.len() - seen), "not only the few that are asked for first");
+            assert_eq!(out.len(), MAX_EVENTS.min(pairs.len() - seen));
             seen += out.len();
         }
         assert_eq!(seen, pairs.len(), "the rest comes with the next wait, once");
