@@ -181,12 +181,19 @@ impl<S> Session<S> {
     /// Appends to the vector, up to its capacity.
     #[inline]
     pub(crate) fn recv_vec(&mut self, mut buffer: Vec<u8>) -> (Vec<u8>, Verb) {
+        let verb = self.recv_append(&mut buffer);
+        (buffer, verb)
+    }
+
+    /// The same, into a vector of the loop's.
+    #[inline]
+    pub(crate) fn recv_append(&mut self, buffer: &mut Vec<u8>) -> Verb {
         if let Some(end) = self.at_end() {
-            return (buffer, end);
+            return end;
         }
         let offered = buffer.capacity() - buffer.len();
-        let result = sys::recv_vec(&self.socket, &mut buffer);
-        (buffer, self.received(offered, result))
+        let result = sys::recv_vec(&self.socket, buffer);
+        self.received(offered, result)
     }
 
     /// Appends to the vector at most `most` bytes. Zeroes that much of it first, unless it is just what there is room for.
@@ -259,9 +266,9 @@ impl<S> Session<S> {
     }
 
     /// One message, appended to the vector, up to its capacity.
-    pub(crate) fn recv_datagram_vec(&mut self, mut buffer: Vec<u8>) -> (Vec<u8>, Result<Datagram, Verb>) {
-        let result = sys::recv_datagram_vec(&self.socket, &mut buffer);
-        (buffer, self.answered(result))
+    pub(crate) fn recv_datagram_vec(&mut self, buffer: &mut Vec<u8>) -> Result<Datagram, Verb> {
+        let result = sys::recv_datagram_vec(&self.socket, buffer);
+        self.answered(result)
     }
 
     /// One message, into memory of the loop's choosing.

@@ -57,6 +57,74 @@ impl DerefMut for Aligned {
     }
 }
 
+/// The same for what comes and goes: as the allocator gives it, so no page is touched that nothing is received into.
+/// (An allocator zeroes what it hands out again, and a thousand new buffers of 16 KiB are 16 MiB of that.)
+///
+/// A vector that begins with padding up to the line, and has exactly its size as capacity beyond that.
+#[derive(Debug, Default)]
+pub(crate) struct AlignedVec {
+    memory: Vec<u8>,
+    /// Where the content begins.
+    start: usize,
+}
+
+impl AlignedVec {
+    pub(crate) fn new(size: usize) -> Self {
+        let mut memory = Vec::<u8>::with_capacity(size + LINE);
+        let start = memory.as_ptr().align_offset(LINE) % LINE;
+        // Less than a line: an allocator that moved it for that would cost the alignment, and nothing else.
+        memory.shrink_to(start + size);
+        memory.resize(start, 0);
+        Self { memory, start }
+    }
+
+    /// How much content there may be.
+    #[inline]
+    pub(crate) const fn size(&self) -> usize {
+        self.memory.capacity() - self.start
+    }
+
+    /// How much there is.
+    #[inline]
+    pub(crate) const fn len(&self) -> usize {
+        self.memory.len() - self.start
+    }
+
+    /// Shortens the content to `len` bytes, if it is longer.
+    #[inline]
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.memory.truncate(self.start.saturating_add(len));
+    }
+
+    /// Appends. What is more than the size grows it.
+    #[inline]
+    pub(crate) fn append(&mut self, bytes: &[u8]) {
+        self.memory.extend_from_slice(bytes);
+    }
+
+    /// To append to, up to its capacity.
+    #[inline]
+    pub(crate) const fn vec(&mut self) -> &mut Vec<u8> {
+        &mut self.memory
+    }
+}
+
+impl Deref for AlignedVec {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        self.memory.get(self.start..).unwrap_or_default()
+    }
+}
+
+impl DerefMut for AlignedVec {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.memory.get_mut(self.start..).unwrap_or_default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,5 +137,22 @@ mod tests {
             assert_eq!(memory.as_ptr().align_offset(LINE), 0);
         }
         assert!(Aligned::default().is_empty());
+    }
+
+    #[test]
+    fn a_vector_begins_at_a_line_and_holds_its_size() {
+        for size in [0, 1, 100, 16 << 10, 256 << 10] {
+            let mut memory = AlignedVec::new(size);
+            assert_eq!((memory.size(), memory.len()), (size, 0));
+            let bytes = vec![7; size];
+            memory.append(&bytes);
+            assert_eq!((memory.size(), &*memory), (size, &*bytes));
+            assert_eq!(memory.as_ptr().align_offset(LINE), 0);
+            memory.truncate(usize::MAX);
+            assert_eq!(memory.len(), size);
+            memory.truncate(size / 2);
+            assert_eq!((memory.size(), &*memory), (size, &bytes[..size / 2]));
+        }
+        assert_eq!((AlignedVec::default().size(), AlignedVec::default().len()), (0, 0));
     }
 }

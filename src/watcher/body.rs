@@ -105,7 +105,7 @@ impl Body {
             Self::WriteVec(_, bytes) => bytes.len(),
             Self::WriteBytes(_, bytes) => bytes.len(),
             Self::WriteStatic(_, bytes) => bytes.len(),
-            Self::WriteLease(_, lease) => lease.kept(),
+            Self::WriteLease(_, lease) => lease.len(),
             Self::WriteMany { pieces, .. } => pieces.iter().map(Bytes::len).sum(),
             _ => 0,
         }

@@ -124,7 +124,7 @@ impl<C> Proactor<C> {
                 return Step::Idle;
             }
             let mut sink = self.stash.draw(Class::Small);
-            let verb = session.recv_slice(sink.space());
+            let verb = session.recv_append(sink.vec());
             self.stash.give(sink);
             match verb {
                 Verb::Moved(n) => {
@@ -153,7 +153,7 @@ impl<C> Proactor<C> {
         let mut left = core.limits.close_drain;
         while left > 0 && session.readable() && !session.has(Flags::BROKEN) {
             let mut sink = self.stash.draw(Class::Small);
-            let verb = session.recv_slice(sink.space());
+            let verb = session.recv_append(sink.vec());
             self.stash.give(sink);
             let Verb::Moved(n) = verb else { return };
             left = left.saturating_sub(n);

@@ -69,15 +69,15 @@ impl<C> Proactor<C> {
             Body::ReadLeased => self.lease_datagram(turn),
             Body::ReadPooled => self.pool_datagram(turn),
             Body::Read(buffer) => {
-                let (bytes, received) = turn.session.recv_datagram_vec(std::mem::take(buffer));
-                match received {
-                    Ok(datagram) if datagram.is_cut() => self.cut_off(turn, datagram, Payload::Vec(bytes)),
-                    Ok(datagram) => self.finish_read(turn, datagram.len, Stored::Read(bytes)),
-                    Err(verb) => {
-                        *buffer = bytes;
-                        self.not_bytes(turn, verb)
-                    }
+                let datagram = match turn.session.recv_datagram_vec(buffer) {
+                    Ok(datagram) => datagram,
+                    Err(verb) => return self.not_bytes(turn, verb),
+                };
+                let bytes = std::mem::take(buffer);
+                if datagram.is_cut() {
+                    return self.cut_off(turn, datagram, Payload::Vec(bytes));
                 }
+                self.finish_read(turn, datagram.len, Stored::Read(bytes))
             }
             // `Readable`: an exact read was refused when it was submitted. An error is told once, and this look has taken it.
             _ => match turn.session.next_datagram() {
@@ -100,14 +100,13 @@ impl<C> Proactor<C> {
         // Asking for the length first would be a system call per message. A large lease has room for all that may come,
         // and what fits into a small one is copied there: few messages are large, and few large leases are kept.
         let mut lease = self.stash.draw(Class::Large);
-        let datagram = match turn.session.recv_datagram_slice(lease.space()) {
+        let datagram = match turn.session.recv_datagram_vec(lease.vec()) {
             Ok(datagram) => datagram,
             Err(verb) => {
                 self.stash.give(lease);
                 return self.not_bytes(turn, verb);
             }
         };
-        lease.keep(datagram.len);
         if datagram.is_cut() {
             return self.cut_off(turn, datagram, Payload::Lease(lease));
         }

@@ -349,13 +349,12 @@ impl<C> Proactor<C> {
     fn read_leased(&mut self, turn: &mut Turn<'_>) -> Tried {
         let class = if turn.session.has(Flags::BULK) { Class::Large } else { Class::Small };
         let mut lease = self.stash.draw(class);
-        let verb = turn.session.recv_slice(lease.space());
+        let verb = turn.session.recv_append(lease.vec());
         let Verb::Moved(n) = verb else {
             self.stash.give(lease);
             return self.not_bytes(turn, verb);
         };
         // Whoever fills a small buffer gets large ones, until one comes back with little in it.
-        lease.keep(n);
         if n == lease.size() {
             turn.session.set(Flags::BULK);
         } else if n < SMALL {

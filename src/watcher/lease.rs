@@ -7,7 +7,7 @@
 use std::ops::{Deref, DerefMut};
 
 use crate::sync::Arc;
-use crate::watcher::aligned::Aligned;
+use crate::watcher::aligned::AlignedVec;
 use crate::watcher::pool::Pool;
 
 /// An owned buffer from a loop's pool, filled by a leased read or by [`Conn::write_copied`](crate::Conn::write_copied).
@@ -37,23 +37,22 @@ use crate::watcher::pool::Pool;
 pub struct Lease(pub(super) Option<Box<Buffer>>);
 
 /// What a lease points at, so that it is one word wherever it is moved.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Buffer {
-    pub(super) memory: Aligned,
-    len: usize,
+    pub(super) memory: AlignedVec,
     /// None on a shelf of the pool itself.
     home: Option<Arc<Pool>>,
 }
 
 impl Lease {
     pub(super) fn new(size: usize) -> Self {
-        Self(Some(Box::new(Buffer { memory: Aligned::new(size), len: 0, home: None })))
+        Self(Some(Box::new(Buffer { memory: AlignedVec::new(size), home: None })))
     }
 
     /// Empty, and able to find home by itself.
     pub(super) fn out(mut self, home: &Arc<Pool>) -> Self {
         if let Some(buffer) = &mut self.0 {
-            buffer.len = 0;
+            buffer.memory.truncate(0);
             buffer.home = Some(home.clone());
         }
         self
@@ -66,8 +65,11 @@ impl Lease {
     }
 
     /// Shortens it to `len` bytes; does nothing if it is shorter.
+    #[inline]
     pub fn truncate(&mut self, len: usize) {
-        self.keep(len.min(self.kept()));
+        if let Some(buffer) = &mut self.0 {
+            buffer.memory.truncate(len);
+        }
     }
 
     /// Replaces the content by `bytes`. Allocates if they do not fit; a buffer that grew is not kept by the pool.
@@ -75,16 +77,16 @@ impl Lease {
     pub fn replace(&mut self, bytes: &[u8]) {
         let Some(buffer) = &mut self.0 else { return };
         if bytes.len() > buffer.memory.size() {
-            buffer.memory = Aligned::new(bytes.len());
+            buffer.memory = AlignedVec::new(bytes.len());
         }
-        buffer.memory[..bytes.len()].copy_from_slice(bytes);
-        buffer.len = bytes.len();
+        buffer.memory.truncate(0);
+        buffer.memory.append(bytes);
     }
 
-    /// The memory to receive into.
+    /// What to receive into: it is appended to the content.
     #[inline]
-    pub(crate) fn space(&mut self) -> &mut [u8] {
-        self.0.as_mut().map_or(&mut [], |buffer| &mut buffer.memory)
+    pub(crate) fn vec(&mut self) -> &mut Vec<u8> {
+        self.0.get_or_insert_default().memory.vec()
     }
 
     /// How much fits.
@@ -92,33 +94,19 @@ impl Lease {
     pub(crate) fn size(&self) -> usize {
         self.0.as_ref().map_or(0, |buffer| buffer.memory.size())
     }
-
-    /// How much is in it.
-    #[inline]
-    pub(crate) fn kept(&self) -> usize {
-        self.0.as_ref().map_or(0, |buffer| buffer.len)
-    }
-
-    /// The first `len` bytes of the memory are the content.
-    #[inline]
-    pub(crate) fn keep(&mut self, len: usize) {
-        if let Some(buffer) = &mut self.0 {
-            buffer.len = len;
-        }
-    }
 }
 
 impl Deref for Lease {
     type Target = [u8];
     #[inline]
     fn deref(&self) -> &[u8] {
-        self.0.as_ref().map_or(&[], |buffer| buffer.memory.first(buffer.len))
+        self.0.as_ref().map_or(&[], |buffer| &buffer.memory)
     }
 }
 
 impl DerefMut for Lease {
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.0.as_mut().map_or(&mut [], |buffer| &mut buffer.memory[..buffer.len])
+        self.0.as_mut().map_or(&mut [], |buffer| &mut buffer.memory)
     }
 }
 

@@ -47,8 +47,7 @@ impl<C> Proactor<C> {
             Body::ReadLeased => {
                 let mut lease = self.stash.draw(Class::Small);
                 let n = most.min(lease.size());
-                lease.space()[..n].copy_from_slice(&leftover[..n]);
-                lease.keep(n);
+                lease.replace(&leftover[..n]);
                 (n, Some(Stored::Leased(lease)))
             }
             _ => (0, Some(Stored::Readable)),

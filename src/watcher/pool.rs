@@ -249,7 +249,9 @@ impl Stash {
         if self.draws >= WINDOW {
             self.trim();
         }
-        self.shelf(class).draw().unwrap_or_else(|| Pool::draw(&self.pool, class))
+        let Some(mut lease) = self.shelf(class).draw() else { return Pool::draw(&self.pool, class) };
+        lease.truncate(0);
+        lease
     }
 
     #[inline(always)]
@@ -293,7 +295,8 @@ mod tests {
         drop(lease);
         let mut again = Pool::draw(&pool, Class::Small);
         assert!(again.is_empty());
-        assert_eq!(again.space().as_ptr(), at);
+        again.replace(b"de");
+        assert_eq!(again.as_ptr(), at);
     }
 
     #[test]
