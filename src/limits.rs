@@ -38,7 +38,7 @@ pub struct Limits {
     /// to 8 bytes. Fixed. Default 4 096.
     pub ring_slots: usize,
     /// Completions after which a batch counts as full: the loop then takes on no more work until it is handed over.
-    /// Default 256.
+    /// Default 128.
     pub batch: usize,
     /// Bytes brought by reads after which a batch counts as full, too: so much is written and read again while the
     /// processor's cache still holds it. Bytes; default 64 KiB.
@@ -76,7 +76,7 @@ impl Default for Limits {
             ops: 1 << 20,
             write_bytes: 256 << 20,
             ring_slots: 4_096,
-            batch: 256,
+            batch: 128,
             batch_bytes: 64 << 10,
             arena: 1 << 20,
             read_cap: 256 << 10,

@@ -275,7 +275,7 @@ both_drives!(
 #[test]
 fn a_consumer_that_does_not_come() {
     check(|| {
-        const OPS: usize = 200; // less than a batch
+        const OPS: usize = 100; // less than a batch
         let mut rig = Rig::<Watcher<u64>>::with(|limits| limits.ops = OPS);
         let (conn, mut peer) = rig.connect(Net::Unix);
         let mut accepted = 0;

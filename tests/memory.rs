@@ -1,4 +1,4 @@
-//! What an idle connection costs: bytes of the heap, by the allocator. Deterministic, so a bound can be tight.
+//! What connections cost: bytes of the heap, by the allocator. Deterministic, so a bound can be tight.
 
 #![cfg(not(any(loom, gaio_sim)))]
 #![allow(clippy::print_stdout, reason = "figures, for whoever asks by --nocapture")]
@@ -6,12 +6,23 @@
 #[path = "process/counting.rs"]
 mod counting;
 
+use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use gaio::{Conn, EmbeddedWatcher, Options, Submitter, Watcher};
+use gaio::{Conn, EmbeddedWatcher, Event, Limits, Options, Outcome, Submitter, Watcher};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const CONNECTIONS: usize = 2_000;
+
+/// The counts are of the whole process: one test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
+    alone
+}
 
 /// Which read is pending on each.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -68,8 +79,7 @@ fn spawned(reads: Reads) -> f64 {
 
 #[test]
 fn an_idle_connection_costs_little() {
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
+    let _alone = alone();
     let mut failures = Vec::new();
     for (drive, reads, most) in [
         ("embedded", Reads::Leased, 256.0),
@@ -84,4 +94,41 @@ fn an_idle_connection_costs_little() {
         }
     }
     assert!(failures.is_empty(), "{failures:?}");
+}
+
+/// Everybody says something at once, and is answered: there were as many buffers as a batch holds reads, which are kept, and
+/// nothing has touched of them but what was received.
+#[test]
+fn a_message_from_everybody_leaves_one_batch_of_buffers() {
+    const LEASE: i64 = (16 << 10) + 256;
+    let _alone = alone();
+    let most = LEASE * i64::try_from(Limits::default().batch).unwrap();
+    let (mut watcher, submitter) = EmbeddedWatcher::new(Options::default()).unwrap();
+    let mut peers = Vec::with_capacity(CONNECTIONS);
+    for _ in 0..CONNECTIONS {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        peers.push(theirs);
+        submitter.delegate(ours).unwrap().read_leased().submit().unwrap();
+    }
+    // Twice: their first edges are seen, and the tables they are in are as large as they will be.
+    for _ in 0..2 {
+        submitter.post(()).unwrap();
+        assert_eq!(watcher.turn(None).unwrap().count(), 1);
+    }
+    let before = (counting::live_bytes(), counting::zeroed_bytes());
+    for peer in &mut peers {
+        peer.write_all(b"hello").unwrap();
+    }
+    let mut answered = 0;
+    while answered < CONNECTIONS {
+        for event in watcher.turn(None).unwrap() {
+            let Event::Done { conn, outcome: Outcome::Leased(lease), .. } = event else { panic!("{event:?}") };
+            conn.write(lease).then_read_leased().submit().unwrap();
+            answered += 1;
+        }
+    }
+    let (kept, zeroed) = (counting::live_bytes() - before.0, counting::zeroed_bytes() - before.1);
+    println!("{kept} bytes kept, of which {zeroed} were zeroed");
+    assert!(kept <= most, "{kept} bytes kept, at most {most}");
+    assert_eq!(zeroed, 0, "what is zeroed is touched");
 }

@@ -14,7 +14,7 @@ const MOST_IN_FUNCTION: usize = 70;
 /// Code of the core, layer by layer: all of `src` but the systems' side, without comments, blank lines and tests.
 const MOST_IN_LAYER: [(&str, &[&str], usize); 5] = [
     ("the hand-off", &["src/handoff", "src/sync"], 700),
-    ("the loop", &["src/event_loop"], 1_050),
+    ("the loop", &["src/event_loop"], 1_060),
     ("the proactor", &["src/watcher", "src/error.rs", "src/limits.rs", "src/lib.rs"], 3_450),
     ("typed sessions", &["src/typed", "src/testkit"], 2_200),
     // Prose.

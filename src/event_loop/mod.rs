@@ -317,12 +317,8 @@ impl<F: Face> EventLoop<F> {
                 continue;
             }
             // In the order of their events, however full the batches: whoever has work goes behind those that had some.
-            if !self.core.ready.is_empty() || self.face.full() {
-                session.set(Flags::QUEUED);
-                self.core.ready.push_back(key);
-                continue;
-            }
-            let step = self.face.step(key, session, &mut self.core.timers);
+            let waits = !self.core.ready.is_empty() || self.face.full();
+            let step = if waits { Step::Again } else { self.face.step(key, session, &mut self.core.timers) };
             self.after(key, step);
         }
         self.core.crowded = self.core.events.len() == sys::MAX_EVENTS;

@@ -126,8 +126,8 @@ pub(crate) use backend::{
 };
 
 /// The most events one `Selector::wait` hands out; the rest stays in the kernel and comes with the next. As many as a
-/// batch holds by default: what finds it full is looked at twice. All of them fit in a page of the stack.
-pub(crate) const MAX_EVENTS: usize = 256;
+/// batch holds by default: what finds it full is looked at twice.
+pub(crate) const MAX_EVENTS: usize = 128;
 
 /// The most slices one `send` takes (`IOV_MAX`); the kernel refuses more with EMSGSIZE.
 pub(crate) const MAX_SLICES: usize = 1024;

@@ -80,14 +80,8 @@ impl AlignedVec {
 
     /// How much content there may be.
     #[inline]
-    pub(crate) const fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.memory.capacity() - self.start
-    }
-
-    /// How much there is.
-    #[inline]
-    pub(crate) const fn len(&self) -> usize {
-        self.memory.len() - self.start
     }
 
     /// Shortens the content to `len` bytes, if it is longer.
@@ -147,7 +141,7 @@ mod tests {
             let bytes = vec![7; size];
             memory.append(&bytes);
             assert_eq!((memory.size(), &*memory), (size, &*bytes));
-            assert_eq!(memory.as_ptr().align_offset(LINE), 0);
+            assert!(size == 0 || memory.as_ptr().align_offset(LINE) == 0, "nothing begins nowhere");
             memory.truncate(usize::MAX);
             assert_eq!(memory.len(), size);
             memory.truncate(size / 2);

@@ -1,4 +1,4 @@
-//! An allocator that counts, over all threads: calls, and bytes alive.
+//! An allocator that counts, over all threads: calls, bytes alive, and bytes that were to be zero.
 
 #![allow(dead_code, reason = "one test counts calls, another bytes")]
 
@@ -12,6 +12,7 @@ struct Counting;
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
 static LIVE: AtomicI64 = AtomicI64::new(0);
+static ZEROED: AtomicU64 = AtomicU64::new(0);
 
 fn count(calls: u64, bytes: usize, sign: i64) {
     CALLS.fetch_add(calls, Ordering::Relaxed);
@@ -29,6 +30,7 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count(1, layout.size(), 1);
+        ZEROED.fetch_add(layout.size() as u64, Ordering::Relaxed);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.alloc_zeroed(layout) }
     }
@@ -74,4 +76,9 @@ pub(crate) fn least(enough: u64, mut work: impl FnMut()) -> u64 {
 /// Bytes allocated and not freed, of the whole process.
 pub(crate) fn live_bytes() -> i64 {
     LIVE.load(Ordering::SeqCst)
+}
+
+/// Bytes asked for as zeroes so far, of the whole process.
+pub(crate) fn zeroed_bytes() -> u64 {
+    ZEROED.load(Ordering::SeqCst)
 }
