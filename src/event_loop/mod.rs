@@ -10,9 +10,9 @@
 //!
 //! - **park**: sleeps in the selector, unless there is work that needs no event: then it only polls.
 //! - **accept** comes first, with a budget: a burst must not overflow the backlog while other work is done.
-//! - **readiness** steps each session that an event names, once.
+//! - **readiness** steps each session that an event names, or puts it behind those on the ready list.
 //! - **collect** takes what others handed over: submissions (up to the tail seen at its start), dropped handles.
-//! - **serve** steps the ready list: sessions whose budget ran out before their work did.
+//! - **serve** steps the ready list: sessions whose budget ran out before their work did, or that found the batch full.
 //! - **publish** hands the completions over, or keeps them as the residue while the consumer is busy.
 //! - **close the gate**: whoever submits from now on writes the waker. Raised meanwhile? Then the park is only a poll.
 //!
