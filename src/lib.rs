@@ -274,7 +274,7 @@
 //! | [`write_bytes`](Limits::write_bytes) | bytes queued before this write, per loop | 256 MiB | `TooMany` |
 //! | [`ring_slots`](Limits::ring_slots) | submissions not taken up yet | 4 096 | `submit` parks, or `Full` |
 //! | [`batch`](Limits::batch) | completions per batch | 128 | the loop begins no more work until it is taken |
-//! | [`batch_bytes`](Limits::batch_bytes) | bytes that reads bring, per batch | 64 KiB | as above |
+//! | [`batch_bytes`](Limits::batch_bytes) | bytes that reads bring, per batch | 32 KiB | as above |
 //! | [`arena`](Limits::arena) | bytes of pooled reads per batch | 1 MiB | pooled reads wait for the next batch |
 //! | [`read_cap`](Limits::read_cap) | bytes per pooled or leased read | 256 KiB | the rest comes with the next read |
 //! | [`bytes_per_turn`](Limits::bytes_per_turn) | bytes per step of a session | 512 KiB | the others first |

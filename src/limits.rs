@@ -41,7 +41,7 @@ pub struct Limits {
     /// Default 128.
     pub batch: usize,
     /// Bytes brought by reads after which a batch counts as full, too: so much is written and read again while the
-    /// processor's cache still holds it. Bytes; default 64 KiB.
+    /// processor's first cache still holds it. Bytes; default 32 KiB.
     pub batch_bytes: usize,
     /// Bytes of pooled reads one batch can carry (its arena); while it is full, pooled reads wait for the next. A
     /// spawned loop has three arenas, an embedded one has two; pages never read into cost nothing. Fixed. Default 1 MiB.
@@ -77,7 +77,7 @@ impl Default for Limits {
             write_bytes: 256 << 20,
             ring_slots: 4_096,
             batch: 128,
-            batch_bytes: 64 << 10,
+            batch_bytes: 32 << 10,
             arena: 1 << 20,
             read_cap: 256 << 10,
             bytes_per_turn: 512 << 10,

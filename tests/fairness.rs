@@ -34,9 +34,10 @@ fn crowd<D: Drive>() -> (Rig<D>, Vec<(Conn<u64>, Peer)>) {
     (rig, ends)
 }
 
-/// What may complete before the quiet one does: everybody's share of two turns (the one that is under way, and the one
-/// that serves it), and what was on its way to us in full batches: one being filled, one in the cell, one in hand.
-const BOUND: u64 = 2 * GREEDY * OPS_PER_TURN + 3 * (BATCH + OPS_PER_TURN);
+/// What may complete before the quiet one does: everybody's share of three turns (the one that is under way, one that leaves
+/// the selector out, and the one that serves it, behind all those who had work before), and what was on its way to us in
+/// full batches: one being filled, one in the cell, one in hand.
+const BOUND: u64 = 3 * GREEDY * OPS_PER_TURN + 3 * (BATCH + OPS_PER_TURN);
 
 /// Serves the crowd until the quiet connection's operation completes; says how many others did before.
 fn overtaken<D: Drive>(rig: &mut Rig<D>) -> u64 {
