@@ -10,7 +10,8 @@ use std::ops::{Deref, DerefMut};
 /// A cache line, and the alignment.
 pub(crate) const LINE: usize = 64;
 
-/// Zeroed by the allocator once; pages that are never written are never touched.
+/// Zeroed by the allocator once. Pages that are never written are never touched if it is large enough to be mapped, as an
+/// arena is by default; what is smaller may be cut from memory that was in use, and is zeroed by hand.
 #[derive(Debug, Default)]
 pub(crate) struct Aligned {
     memory: Box<[u8]>,

@@ -64,7 +64,7 @@ impl<C> Vacant for Item<C> {
     }
 }
 
-/// Memory for pooled reads. Zeroed once, by the allocator; pages never read into are never touched.
+/// Memory for pooled reads. Zeroed once, by the allocator; of the default megabyte, pages never read into are never touched.
 #[derive(Debug)]
 pub(crate) struct Arena {
     memory: Aligned,
