@@ -126,11 +126,14 @@ fn a_receive_that_fails<D: Drive>() {
 }
 
 /// The first registrations are the waker's and, embedded, a connection's; then the kernel says that there are too many.
+///
+/// strace counts by thread, and on one processor two may drive: up to three refusals each, in any order.
 fn not_registered<D: Drive>() {
     let mut rig = Rig::<D>::with(|limits| limits.sessions = 3);
     let mut registered = Vec::new();
     let mut refused = 0;
-    while refused < 3 {
+    // Refused ones have no place: as many as there are places for are registered beside them.
+    while registered.len() < 3 {
         let (conn, mut peer) = rig.connect(Net::Unix);
         conn.read(Vec::with_capacity(9)).submit_with(1).unwrap();
         conn.write(b"hello".to_vec()).then_read().submit_with(2).unwrap();
@@ -158,12 +161,11 @@ fn not_registered<D: Drive>() {
             registered.push((conn, peer));
         }
     }
-    assert_eq!(rig.counters().sessions, registered.len() as u64, "refused ones have no place");
-    // And the next one is welcome again.
-    let (conn, mut peer) = rig.connect(Net::Unix);
-    conn.write(b"hello").submit_with(6).unwrap();
-    while rig.done().1 != 6 {}
-    assert_eq!(read_some(&mut peer, 5), b"hello");
+    assert!((3..=6).contains(&refused), "{refused} refused");
+    assert_eq!(rig.counters().sessions, 3);
+    for (_conn, mut peer) in registered {
+        assert_eq!(read_some(&mut peer, 5), b"hello", "those that came after the refusals are as welcome");
+    }
 }
 
 /// Twenty waits are more than the preparations take, each of which may wake the loop once or twice.
