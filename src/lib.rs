@@ -217,7 +217,7 @@
 //! | [`Conn::readable`] | none | – | you only want to know |
 //!
 //! A write takes a `Vec<u8>`, [`bytes::Bytes`], `&'static [u8]` or a [`Lease`], and gives back the same allocation; a
-//! borrowed slice is copied by [`Conn::write_copied`]. A write may be linked to the read that follows it
+//! borrowed slice goes by [`Conn::write_copied`], which copies what it cannot send at once. A write may be linked to the read that follows it
 //! ([`Op::then_read`], [`Op::then_read_leased`], [`Op::then_read_pooled`]): one submission, one completion. The read
 //! must be able to keep the buffer, so this does not compile, as the vector would be lost:
 //!
@@ -340,8 +340,9 @@ pub use typed::{
     ServerBuilder, SessionLimits, SessionLoop, TimeLimit, Unserved,
 };
 pub use watcher::{
-    Batch, Conn, ConnectId, Destination, Detached, EmbeddedWatcher, Event, Failure, Half, Lease, Listener, ListenerId,
-    NewConnect, NewTimer, Op, OpId, Outcome, Payload, Pollable, Single, Spendable, Submitter, TimerId, Watcher, Write,
+    Batch, Conn, ConnectId, Copied, Destination, Detached, EmbeddedWatcher, Event, Failure, Half, Lease, Listener,
+    ListenerId, NewConnect, NewTimer, Op, OpId, Outcome, Payload, Pollable, Single, Spendable, Submitter, TimerId,
+    Watcher, Write,
 };
 
 /// The README's example has to compile.

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use gaio::{EmbeddedWatcher, Limits, SubmitErrorKind, Watcher};
-use support::{Drive, Net, Rig, Taken, both_drives, check, doze, until};
+use support::{Drive, Got, Net, Rig, Taken, both_drives, check, doze, until};
 
 impl<D: Drive> Rig<D> {
     /// Changes limits, and lets the loop take them up.
@@ -161,7 +161,7 @@ fn the_cap_of_a_read<D: Drive>() {
     let mut rig = Rig::<D>::new();
     let (conn, mut peer) = rig.connect(Net::Unix);
     for cap in [100, 400, 10, 16 << 10, 30_000, 20_000] {
-        peer.write_all(&vec![1; 4 * cap]).unwrap();
+        peer.write_all(&vec![1; 5 * cap]).unwrap();
         rig.change(|limits| limits.read_cap = cap);
         conn.read_pooled().submit().unwrap();
         assert_eq!(rig.outcome().bytes().len(), cap);
@@ -173,9 +173,11 @@ fn the_cap_of_a_read<D: Drive>() {
         assert!(leased[0] == cap || leased[0] == cap.min(16 << 10), "{leased:?}");
         assert_eq!(leased[1], cap);
         // A lease of the old size is no way round it.
-        let old = conn.write_copied(&vec![1; cap]);
+        conn.read_leased().submit().unwrap();
+        let Got::Leased(old) = rig.outcome() else { panic!() };
+        assert_eq!(old.len(), cap);
         rig.change(|limits| limits.read_cap = cap / 2);
-        old.submit().unwrap();
+        conn.write(old).submit().unwrap();
         drop(rig.outcome().wrote());
         conn.read_leased().submit().unwrap();
         assert!(rig.outcome().bytes().len() <= cap / 2);

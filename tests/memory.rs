@@ -10,7 +10,7 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use gaio::{Conn, EmbeddedWatcher, Event, Limits, Options, Outcome, Submitter, Watcher};
+use gaio::{Conn, Driver, EmbeddedWatcher, Event, Limits, Options, Outcome, Submitter, Watcher};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const CONNECTIONS: usize = 2_000;
@@ -131,4 +131,47 @@ fn a_message_from_everybody_leaves_one_batch_of_buffers() {
     println!("{kept} bytes kept, of which {zeroed} were zeroed");
     assert!(kept <= most, "{kept} bytes kept, at most {most}");
     assert_eq!(zeroed, 0, "what is zeroed is touched");
+}
+
+/// What fifty writes of borrowed bytes hold while they are under way, on a loop whose pool is empty.
+fn held_by_borrowed(submitter: &Submitter, mut take: impl FnMut() -> usize) -> i64 {
+    const CONNS: usize = 50;
+    let (mut conns, mut peers) = (Vec::new(), Vec::new());
+    for _ in 0..CONNS {
+        let (ours, peer) = UnixStream::pair().unwrap();
+        peers.push(peer);
+        conns.push(submitter.delegate(ours).unwrap());
+    }
+    let mut held = 0;
+    // The first rounds register them, and bring a consumer to drive.
+    for round in 0..4 {
+        let before = counting::live_bytes();
+        for conn in &conns {
+            if round < 3 {
+                conn.write(&[7; 1_000]).submit().unwrap();
+            } else {
+                conn.write_copied(&[7; 1_000]).submit().unwrap();
+            }
+        }
+        held = counting::live_bytes() - before;
+        let mut taken = 0;
+        while taken < CONNS {
+            taken += take();
+        }
+    }
+    held
+}
+
+/// Whoever submits where the loop is at hand copies nothing that is sent at once: else there would be a lease for each.
+#[test]
+fn what_is_borrowed_and_sent_at_once_is_not_copied() {
+    let _alone = alone();
+    let (mut watcher, submitter) = EmbeddedWatcher::new(Options::default()).unwrap();
+    assert_eq!(held_by_borrowed(&submitter, || watcher.turn(None).unwrap().count()), 0);
+    // A consumer that the machine kept away for long finds its loop with the loop's thread.
+    let in_vain = (0..20).take_while(|_| {
+        let (mut watcher, submitter) = Watcher::spawn(Options::default().driver(Driver::Consumer)).unwrap();
+        held_by_borrowed(&submitter, || watcher.wait().unwrap().count()) > 0
+    });
+    assert!(in_vain.count() < 20, "each was copied");
 }

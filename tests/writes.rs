@@ -42,8 +42,8 @@ fn every_payload_comes_back_as_the_same_allocation<D: Drive>() {
         conn.write_copied(borrowed.as_bytes()).submit_with(4).unwrap();
         drop(borrowed);
         let (_, context, got) = rig.done();
-        let Payload::Lease(back) = got.wrote() else { panic!() };
-        assert_eq!((context, &*back), (4, &b"only borrowed"[..]));
+        let Payload::Copied(copied) = got.wrote() else { panic!() };
+        assert_eq!((context, copied.len()), (4, 13));
 
         assert_eq!(read_some(&mut peer, 41), b"a vectorshared bytesfor everonly borrowed");
     }
@@ -58,7 +58,7 @@ fn a_copy_of_any_size_goes_out_whole<D: Drive>() {
         conn.write_copied(pattern.at(n, n)).submit().unwrap();
         thread::scope(|scope| {
             let received = scope.spawn(|| read_some(&mut peer, n));
-            assert_eq!(rig.outcome().wrote().as_slice().unwrap().len(), n);
+            assert_eq!(rig.outcome().wrote().len(), n);
             assert!(received.join().unwrap() == pattern.at(n, n));
         });
     }

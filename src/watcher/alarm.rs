@@ -14,9 +14,10 @@ use crate::event_loop::timers::{Armed, Timer, Timers};
 use crate::sync::Ordering;
 use crate::sys;
 use crate::watcher::batch::Item;
-use crate::watcher::op::{self, Submission, TimerId};
+use crate::watcher::op::{self, TimerId};
 use crate::watcher::outbox::Outbox;
 use crate::watcher::shared::Shared;
+use crate::watcher::submission::Submission;
 use crate::watcher::submitter::Submitter;
 
 /// A timer that has not been submitted yet; of [`Submitter::timer`].

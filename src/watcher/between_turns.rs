@@ -23,9 +23,9 @@ use crate::event_loop::EventLoop;
 use crate::event_loop::inbox::Patience;
 use crate::handoff::Inside;
 use crate::sync::mutant;
-use crate::watcher::op::{Operation, Submission};
 use crate::watcher::proactor::Proactor;
 use crate::watcher::shared::Shared;
+use crate::watcher::submission::{Operation, Submission};
 
 /// The loop, if it is in reach. Its thread's alone.
 pub(crate) struct BetweenTurns<C> {

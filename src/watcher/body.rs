@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use crate::error::SubmitErrorKind;
 use crate::sys::MAX_SLICES;
 use crate::watcher::Lease;
-use crate::watcher::outcome::Payload;
+use crate::watcher::outcome::{Copied, Payload};
 use crate::watcher::pool::Stash;
 use crate::watcher::spent::Spent;
 
@@ -19,6 +19,8 @@ use crate::watcher::spent::Spent;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Then {
     Done,
+    /// The lease is a copy of what was borrowed.
+    DoneOfCopy,
     ReadSame,
     ReadPooled,
     ReadLeased,
@@ -33,12 +35,13 @@ impl Then {
     pub(crate) fn becomes(self, payload: Payload, stash: &mut Stash, spent: &mut Spent) -> Result<Body, Payload> {
         let read = match (self, payload) {
             (Self::Done, payload) => return Err(payload),
+            (Self::DoneOfCopy, Payload::Lease(copy)) => return Err(Payload::Copied(Copied::from(copy))),
             (Self::ReadSame, Payload::Vec(mut bytes)) => {
                 bytes.clear();
                 return Ok(Body::Read(bytes));
             }
             // Nothing else can be linked to a read into the same buffer.
-            (Self::ReadSame, payload) => return Err(payload),
+            (Self::ReadSame | Self::DoneOfCopy, payload) => return Err(payload),
             (Self::ReadLeased, Payload::Lease(lease)) => {
                 stash.give(lease);
                 return Ok(Body::ReadLeased);
@@ -47,7 +50,7 @@ impl Then {
                 match payload {
                     Payload::Bytes(bytes) => spent.push(bytes),
                     Payload::Many(pieces) => spent.push_pieces(pieces),
-                    Payload::Vec(_) | Payload::Static(_) | Payload::Lease(_) => {}
+                    Payload::Vec(_) | Payload::Static(_) | Payload::Lease(_) | Payload::Copied(_) => {}
                 }
                 read
             }
@@ -220,6 +223,8 @@ impl Body {
             Self::WriteMany { pieces, .. } if u32::try_from(pieces.len()).is_err() => {
                 return Err(SubmitErrorKind::TooLarge);
             }
+            // What has come back from a copied write: there is nothing in it to write again.
+            Self::WriteLease(Then::DoneOfCopy, _) => return Err(SubmitErrorKind::EmptyBuffer),
             body if body.is_write() && body.len() == 0 && !datagrams => return Err(SubmitErrorKind::EmptyBuffer),
             _ => {}
         }
@@ -247,7 +252,30 @@ impl From<Payload> for Body {
             Payload::Static(bytes) => Self::WriteStatic(Then::Done, bytes),
             Payload::Lease(lease) => Self::WriteLease(Then::Done, lease),
             Payload::Many(pieces) => Self::many(pieces),
+            Payload::Copied(_) => Self::WriteLease(Then::DoneOfCopy, Lease::NONE),
         }
+    }
+}
+
+/// What a write of one piece has to send.
+pub(crate) trait Piece: AsRef<[u8]> {
+    /// It has to wait.
+    fn into_body(self, then: Then) -> Body;
+    /// All of it is out: what its caller gets back.
+    fn written(self) -> Payload;
+}
+
+impl<P: AsRef<[u8]> + Into<Payload>> Piece for P {
+    #[inline(always)]
+    fn into_body(self, then: Then) -> Body {
+        let mut body = Body::from(self.into());
+        body.set_then(then);
+        body
+    }
+
+    #[inline(always)]
+    fn written(self) -> Payload {
+        self.into()
     }
 }
 

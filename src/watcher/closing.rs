@@ -25,11 +25,11 @@ use crate::event_loop::timers::{Armed, Timer};
 use crate::sys::{self, Errno};
 use crate::watcher::batch::Stored;
 use crate::watcher::body::Body;
-use crate::watcher::op::Operation;
 use crate::watcher::outcome::Detached;
 use crate::watcher::pool::Class;
 use crate::watcher::proactor::{Core, Proactor};
 use crate::watcher::queue::{Pending, Queues};
+use crate::watcher::submission::Operation;
 
 impl<C> Proactor<C> {
     /// A close or release has come out of the ring.

@@ -13,12 +13,13 @@ use crate::error::{SubmitError, SubmitErrorKind};
 use crate::event_loop::inbox::Patience;
 use crate::handoff::Handle;
 use crate::sync::Arc;
-use crate::watcher::body::{Body, Then};
+use crate::watcher::body::Body;
 use crate::watcher::bounds::Bounds;
 use crate::watcher::link::{Addresses, Link, Token};
-use crate::watcher::op::{Op, OpId, Operation, Single, Submission, Write, refuse};
+use crate::watcher::op::{Op, OpId, Single, Write};
 use crate::watcher::outcome::Payload;
 use crate::watcher::shared::Shared;
+use crate::watcher::submission::{Operation, Submission, refuse};
 
 /// A handle to a delegated connection: `Send`, `Sync`, cheap to clone.
 ///
@@ -122,6 +123,21 @@ impl<C> Conn<C> {
         self.0.settle();
     }
 
+    /// A handle for one more operation in flight, with `bytes` to write.
+    #[inline(always)]
+    pub(crate) fn begin(&self, bytes: usize, ending: bool) -> Result<Self, SubmitErrorKind> {
+        let shared = &self.0.shared;
+        // Endings are never refused for being too many: they are how one gets out of that.
+        let cap = if ending { u32::MAX } else { shared.limits.ops_per_conn() };
+        let conn = Self(self.0.begin(cap).ok_or(SubmitErrorKind::TooMany)?);
+        if shared.in_flight.begin(bytes, &shared.limits, ending) {
+            Ok(conn)
+        } else {
+            conn.settle();
+            Err(SubmitErrorKind::TooMany)
+        }
+    }
+
     #[inline(always)]
     pub(crate) fn submit(
         &self,
@@ -132,15 +148,10 @@ impl<C> Conn<C> {
         patience: Patience,
     ) -> Result<(), SubmitError<C>> {
         let shared = &self.0.shared;
-        // Endings are never refused for being too many: they are how one gets out of that.
-        let ending = body.is_ending();
-        let cap = if ending { u32::MAX } else { shared.limits.ops_per_conn() };
-        let Some(handle) = self.0.begin(cap) else { return Err(refuse(SubmitErrorKind::TooMany, context, body)) };
-        let conn = Self(handle);
-        if !shared.in_flight.begin(bytes, &shared.limits, ending) {
-            conn.settle();
-            return Err(refuse(SubmitErrorKind::TooMany, context, body));
-        }
+        let conn = match self.begin(bytes, body.is_ending()) {
+            Ok(conn) => conn,
+            Err(kind) => return Err(refuse(kind, context, body)),
+        };
         shared
             .submit_op(Operation { conn, context, body, bounds }, bytes, patience)
             .map_err(|(kind, submission)| shared.take_back(bytes, kind, submission))
@@ -234,11 +245,17 @@ impl<C> Conn<C> {
         Op::new(self, Body::many(pieces))
     }
 
-    /// Copies the bytes into a buffer of the loop's pool and writes that; for bytes that are only borrowed, such as a
-    /// pooled read's. Completes as [`Conn::write`] does, with a lease. Costs the copy, and an allocation if the pool is
-    /// empty or in use at this moment, or if the bytes are more than [`Limits::read_cap`](crate::Limits::read_cap).
-    pub fn write_copied(&self, bytes: &[u8]) -> Op<'_, C, Write<crate::Lease>> {
-        Op::new(self, Body::WriteLease(Then::Done, crate::watcher::pool::Pool::copy(&self.0.shared.pool, bytes)))
+    /// Writes bytes that are only borrowed, such as a pooled read's: what is not sent by the time the call that submits it
+    /// returns is copied into a buffer of the loop's pool.
+    ///
+    /// Completes as [`Conn::write`] does, with a [`Payload::Copied`] that says how many they were; a failure brings a
+    /// [`Lease`](crate::Lease) with all of them. If it is refused, no buffer comes back: the bytes are still at hand.
+    ///
+    /// Nothing is copied where the submission is taken up within the call (see [`Op`]) and the system takes all of it.
+    /// Otherwise it costs the copy, and an allocation if the pool is empty or in use at this moment, or if the bytes are
+    /// more than [`Limits::read_cap`](crate::Limits::read_cap).
+    pub fn write_copied<'a>(&'a self, bytes: &'a [u8]) -> Op<'a, C, Write<&'a [u8]>> {
+        Op::borrowed(self, bytes)
     }
 
     /// Ends the sending side of a stream, behind the writes submitted before it: the peer reads the end of the stream, and may go on

@@ -9,8 +9,9 @@ use crate::event_loop::inbox::{Patience, nanos};
 use crate::sync::Ordering;
 use crate::sys::{self, StreamOptions};
 use crate::watcher::connecting::{Connect, Plan};
-use crate::watcher::op::{self, Submission};
+use crate::watcher::op;
 use crate::watcher::shared::Shared;
+use crate::watcher::submission::Submission;
 use crate::watcher::submitter::Submitter;
 
 /// How long one address is left alone with its attempt before the next one joins in: what RFC 8305 recommends.

@@ -44,10 +44,10 @@ use crate::handoff::this_thread;
 use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, mutant, thread};
 use crate::sys;
 use crate::watcher::between_turns::BetweenTurns;
-use crate::watcher::op::Submission;
 use crate::watcher::panics::Panics;
 use crate::watcher::proactor::Proactor;
 use crate::watcher::shared::Shared;
+use crate::watcher::submission::Submission;
 
 /// How long a consumer is away, at least, before the loop's thread drives. On one processor that thread would wait for about
 /// as long to be let in by a consumer that computes.
@@ -64,8 +64,8 @@ enum Consumer {
     AwayForGood,
 }
 
-struct AtRest<C> {
-    between: BetweenTurns<C>,
+pub(crate) struct AtRest<C> {
+    pub(crate) between: BetweenTurns<C>,
     consumer: Consumer,
     /// Counts its comings and goings.
     moves: u64,
@@ -115,7 +115,7 @@ impl<C> Place<C> {
     }
 
     /// The loop at rest, on the consumer's thread. Never waits.
-    fn at_rest_here(&self) -> Option<MutexGuard<'_, AtRest<C>>> {
+    pub(crate) fn at_rest_here(&self) -> Option<MutexGuard<'_, AtRest<C>>> {
         if self.is_consumers() { self.at_rest.try_lock().ok() } else { None }
     }
 

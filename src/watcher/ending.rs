@@ -15,8 +15,8 @@ use crate::sync::mutant;
 use crate::sys;
 use crate::watcher::batch::Item;
 use crate::watcher::body::Body;
-use crate::watcher::op::Submission;
 use crate::watcher::proactor::{Core, Proactor};
+use crate::watcher::submission::Submission;
 
 /// How far the loop's end has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -39,14 +39,19 @@ pub(crate) enum Tried {
 
 impl<C> Proactor<C> {
     /// Moves one session on: writes first, since they free what the peer waits for, and may turn into reads.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn step_session(&mut self, key: Key, session: &mut Session<Queues>, timers: &mut Timers) -> Step {
-        self.step_on(&mut Turn::new(key, session, timers, &self.limits))
+        self.step(&mut Turn::new(key, session, timers, &self.limits))
     }
 
     /// The same, with what is left of the budget: there is some.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn step_on(&mut self, turn: &mut Turn<'_>) -> Step {
+        self.step(turn)
+    }
+
+    #[inline(always)]
+    fn step(&mut self, turn: &mut Turn<'_>) -> Step {
         debug_assert!(!turn.budget.is_spent(), "whoever has used it up looks before");
         let mut tried = Tried::Waits;
         if turn.session.wants_to_write() {
@@ -79,7 +84,7 @@ impl<C> Proactor<C> {
         if tried == Tried::Spent || turn.session.wants_to_read() { Step::Again } else { Step::Idle }
     }
 
-    #[inline]
+    #[inline(never)]
     fn run_writes(&mut self, turn: &mut Turn<'_>) -> Tried {
         loop {
             let tried = self.try_write(turn);
@@ -89,7 +94,7 @@ impl<C> Proactor<C> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn run_reads(&mut self, turn: &mut Turn<'_>) -> Tried {
         loop {
             let tried = self.try_read(turn);

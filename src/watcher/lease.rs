@@ -45,6 +45,8 @@ pub(crate) struct Buffer {
 }
 
 impl Lease {
+    pub(crate) const NONE: Self = Self(None);
+
     pub(super) fn new(size: usize) -> Self {
         Self(Some(Box::new(Buffer { memory: AlignedVec::new(size), home: None })))
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  submitter.rs, conn.rs ──► shared.rs ──► proactor.rs ──► flow.rs       bytes (datagrams.rs: messages)
-//!    op.rs: what travels                    queue.rs  ├──► accepting.rs, connecting.rs: connections
+//!    op.rs ─► submission.rs: what travels   queue.rs  ├──► accepting.rs, connecting.rs: connections
 //!    lease.rs, pool.rs: buffers                 │     ├──► closing.rs    ends of connections
 //!                                               ▼     └──► ending.rs     end of the loop
 //!  Watcher, EmbeddedWatcher ◄── batch.rs ◄── outbox.rs
@@ -25,6 +25,7 @@ pub(crate) mod aligned;
 mod batch;
 mod between_turns;
 mod body;
+mod borrowed;
 mod bounds;
 mod closing;
 mod conn;
@@ -54,6 +55,7 @@ mod shared;
 mod spent;
 mod starting;
 mod starving;
+mod submission;
 mod submitter;
 mod turn;
 
@@ -64,7 +66,7 @@ pub use connect::{ConnectId, Destination, NewConnect};
 pub use embedded::EmbeddedWatcher;
 pub use lease::Lease;
 pub use op::{Op, OpId, Single, Spendable, TimerId, Write};
-pub use outcome::{Detached, Event, Failure, Half, ListenerId, Outcome, Payload};
+pub use outcome::{Copied, Detached, Event, Failure, Half, ListenerId, Outcome, Payload};
 pub use pollable::Pollable;
 pub(crate) use submitter::why_not;
 pub use submitter::{Listener, Submitter};

@@ -1,7 +1,8 @@
-//! Operations: what a handle builds, and what travels to the loop.
+//! Operations: what a handle builds.
 //!
-//! An [`Op`] borrows its connection and owns its buffer; nothing happens until it is submitted. Submitted, it becomes
-//! a `Submission` that holds a handle of its own, so an operation in flight keeps its connection open (I7).
+//! An [`Op`] borrows its connection, and owns its buffer or, of a copied write, borrows that too; nothing happens until it is
+//! submitted. Submitted, it becomes a `Submission` that holds a handle of its own, so an operation in flight keeps its
+//! connection open (I7).
 
 use std::marker::PhantomData;
 use std::num::NonZeroU32;
@@ -11,25 +12,11 @@ use bytes::Bytes;
 
 use crate::error::{SubmitError, SubmitErrorKind};
 use crate::event_loop::inbox::{Patience, nanos};
-use crate::event_loop::linear::Vacant;
-use crate::sync::mutant;
-use crate::sys::{self, Socket, StreamOptions};
+use crate::sys;
 use crate::watcher::body::{Body, Then};
 use crate::watcher::bounds::Bounds;
-use crate::watcher::connecting::Connect;
-use crate::watcher::link::Token;
-use crate::watcher::outcome::ListenerId;
-use crate::watcher::shared::ListenerFlag;
+use crate::watcher::submission::refuse;
 use crate::watcher::{Conn, Lease};
-
-/// What was submitted: a handle, the caller's context, a verb with its buffer, and by when.
-#[derive(Debug)]
-pub(crate) struct Operation<C> {
-    pub(crate) conn: Conn<C>,
-    pub(crate) context: C,
-    pub(crate) body: Body,
-    pub(crate) bounds: Bounds,
-}
 
 /// Names one operation of one connection, to [cancel](Conn::cancel) it by. Given by [`Op::named`].
 ///
@@ -50,90 +37,6 @@ pub(crate) fn at(instant: Instant) -> u64 {
     }
 }
 
-/// What travels through the ring.
-#[derive(Debug)]
-pub(crate) enum Submission<C> {
-    /// What a place holds that nothing is in.
-    Nothing,
-    Op(Operation<C>),
-    Delegate {
-        conn: Conn<C>,
-        socket: Socket,
-        linger: u16,
-        unix: bool,
-        leftover: Bytes,
-    },
-    Listen {
-        socket: Socket,
-        flag: ListenerFlag,
-        id: ListenerId,
-        linger: u16,
-        unix: bool,
-        /// What the accepted connections do not inherit.
-        buffers: Option<Box<StreamOptions>>,
-    },
-    Post(C),
-    /// `id` 0: it was not asked for.
-    Timer {
-        context: C,
-        at: u64,
-        id: u64,
-    },
-    Cancel {
-        conn: Conn<C>,
-        name: NonZeroU32,
-    },
-    CancelTimer {
-        id: u64,
-    },
-    /// Boxed: it is large, and rare.
-    Connect(Box<Connect<C>>),
-    CancelConnect {
-        id: u64,
-    },
-}
-
-impl<C> Vacant for Submission<C> {
-    #[inline(always)]
-    fn vacant() -> Self {
-        Self::Nothing
-    }
-
-    fn is_vacant(&self) -> bool {
-        matches!(self, Self::Nothing)
-    }
-}
-
-impl<C> Submission<C> {
-    /// Must what is still in the ring go first? An ending or a cancel must not overtake an operation, nor an operation the
-    /// delegation of its connection.
-    pub(crate) fn relies_on_the_ring(&self) -> bool {
-        match self {
-            Self::Op(op) => op.body.is_ending() || op.conn.token() == Token::Unregistered,
-            Self::Cancel { .. } | Self::CancelTimer { .. } | Self::CancelConnect { .. } => !mutant("cancel_overtakes"),
-            _ => false,
-        }
-    }
-
-    /// Takes a refused operation apart.
-    pub(crate) fn refuse(self, kind: SubmitErrorKind) -> Option<SubmitError<C>> {
-        match self {
-            Self::Op(Operation { conn, context, body, .. }) => {
-                conn.settle();
-                Some(SubmitError { kind, context, buffer: body.into_payload() })
-            }
-            Self::Post(context) | Self::Timer { context, .. } => Some(SubmitError { kind, context, buffer: None }),
-            Self::Connect(connect) => Some(SubmitError { kind, context: connect.context, buffer: None }),
-            _ => None,
-        }
-    }
-}
-
-#[cold]
-pub(crate) fn refuse<C>(kind: SubmitErrorKind, context: C, body: Body) -> SubmitError<C> {
-    SubmitError { kind, context, buffer: body.into_payload() }
-}
-
 /// Marks an [`Op`] that stands alone.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -146,7 +49,7 @@ pub struct Write<P>(PhantomData<P>);
 /// Payloads that need not come back, so a linked write may end in a read of another kind.
 pub trait Spendable {}
 impl Spendable for Bytes {}
-impl Spendable for &'static [u8] {}
+impl Spendable for &[u8] {}
 impl<const N: usize> Spendable for &'static [u8; N] {}
 impl Spendable for &'static str {}
 impl Spendable for Lease {}
@@ -188,19 +91,34 @@ pub struct Op<'c, C, K = Single> {
     conn: &'c Conn<C>,
     body: Body,
     bounds: Bounds,
-    /// Bytes to write.
-    len: usize,
-    /// It could never complete. Found where the verb is known at compile time, and said when it is submitted.
-    refused: Option<SubmitErrorKind>,
+    goes: Goes<'c>,
     kind: PhantomData<K>,
+}
+
+/// What becomes of an [`Op`] that is submitted.
+#[derive(Clone, Copy, Debug)]
+enum Goes<'c> {
+    /// As it is, with so many bytes to write.
+    Whole(usize),
+    /// A write of these, which are not in its body.
+    Borrowed(&'c [u8]),
+    /// It could never complete. Found where the verb is known at compile time, and said when it is submitted.
+    Refused(SubmitErrorKind),
 }
 
 impl<'c, C, K> Op<'c, C, K> {
     #[inline(always)]
     pub(crate) fn new(conn: &'c Conn<C>, mut body: Body) -> Self {
-        let refused = body.prepare(conn.link().datagrams).err();
-        let len = body.len();
-        Self { conn, body, bounds: Bounds::NONE, len, refused, kind: PhantomData }
+        let prepared = body.prepare(conn.link().datagrams);
+        let goes = prepared.map_or_else(Goes::Refused, |()| Goes::Whole(body.len()));
+        Self { conn, body, bounds: Bounds::NONE, goes, kind: PhantomData }
+    }
+
+    /// A write of `bytes`; its body says what follows.
+    #[inline(always)]
+    pub(crate) fn borrowed(conn: &'c Conn<C>, bytes: &'c [u8]) -> Self {
+        let body = Body::WriteLease(Then::Done, Lease::NONE);
+        Self { conn, body, bounds: Bounds::NONE, goes: Goes::Borrowed(bytes), kind: PhantomData }
     }
 
     /// Gives it a deadline: if it is not over by then, it completes as [`OpError::TimedOut`](crate::OpError::TimedOut),
@@ -267,16 +185,29 @@ impl<'c, C, K> Op<'c, C, K> {
     #[inline(always)]
     fn linked(mut self, then: Then) -> Op<'c, C> {
         self.body.set_then(then);
-        let Self { conn, body, bounds, len, refused, .. } = self;
-        Op { conn, body, bounds, len, refused, kind: PhantomData }
+        let Self { conn, body, bounds, goes, .. } = self;
+        Op { conn, body, bounds, goes, kind: PhantomData }
     }
 
     #[inline(always)]
     fn send(self, context: C, patience: Patience) -> Result<(), SubmitError<C>> {
-        let Self { conn, body, bounds, len, refused, .. } = self;
-        match refused {
-            None => conn.submit(context, body, len, bounds, patience),
-            Some(kind) => Err(refuse(kind, context, body)),
+        let Goes::Whole(len) = self.goes else { return self.send_otherwise(context, patience) };
+        let Self { conn, body, bounds, .. } = self;
+        conn.submit(context, body, len, bounds, patience)
+    }
+
+    #[inline(never)]
+    fn send_otherwise(self, context: C, patience: Patience) -> Result<(), SubmitError<C>> {
+        let Self { conn, body, bounds, goes, .. } = self;
+        match goes {
+            Goes::Whole(len) => conn.submit(context, body, len, bounds, patience),
+            Goes::Borrowed(bytes) => {
+                let then = body.then().unwrap_or(Then::Done);
+                // It holds nothing.
+                std::mem::forget(body);
+                conn.submit_borrowed(context, bytes, then, bounds, patience)
+            }
+            Goes::Refused(kind) => Err(refuse(kind, context, body)),
         }
     }
 
@@ -355,7 +286,7 @@ impl<'c, C> Op<'c, C, Write<Vec<u8>>> {
     pub fn then_read(mut self) -> Op<'c, C> {
         // An empty datagram is one, but there is no reading into its vector.
         if matches!(&self.body, Body::WriteVec(_, bytes) if bytes.capacity() == 0) {
-            self.refused = Some(SubmitErrorKind::EmptyBuffer);
+            self.goes = Goes::Refused(SubmitErrorKind::EmptyBuffer);
         }
         self.linked(Then::ReadSame)
     }
@@ -371,18 +302,5 @@ impl<'c, C, P: Spendable> Op<'c, C, Write<P>> {
     /// the turn that has written it.
     pub fn then_read_leased(self) -> Op<'c, C> {
         self.linked(Then::ReadLeased)
-    }
-}
-
-// A simulated socket is larger than a descriptor.
-#[cfg(all(test, not(loom), not(gaio_sim)))]
-mod tests {
-    use super::*;
-
-    /// With its stamp of eight bytes a slot of the ring is a cache line; a context of 16 bytes makes it 96 at most.
-    #[test]
-    fn a_submission_fits_a_slot() {
-        assert!(size_of::<Submission<()>>() <= 56, "{}", size_of::<Submission<()>>());
-        assert!(size_of::<Submission<[u64; 2]>>() <= 88, "{}", size_of::<Submission<[u64; 2]>>());
     }
 }

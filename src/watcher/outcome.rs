@@ -30,10 +30,54 @@ pub enum Payload {
     Lease(Lease),
     /// Several pieces, written one behind the other by as few system calls as will do.
     Many(Vec<Bytes>),
+    /// Bytes that were only borrowed, of [`Conn::write_copied`](crate::Conn::write_copied): how many.
+    Copied(Copied),
+}
+
+/// What comes back of bytes that were only borrowed: how many they were.
+///
+/// Not the bytes, of which there need not be a copy: so it cannot be written again, and is refused as `EmptyBuffer`.
+pub struct Copied {
+    len: usize,
+    /// On its way home.
+    _copy: Lease,
+}
+
+impl Copied {
+    /// They were sent from where they are.
+    #[inline(always)]
+    pub(crate) const fn in_place(len: usize) -> Self {
+        Self { len, _copy: Lease::NONE }
+    }
+
+    /// How many bytes were written.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Were there none? Then it was an empty datagram.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl From<Lease> for Copied {
+    fn from(copy: Lease) -> Self {
+        Self { len: copy.len(), _copy: copy }
+    }
+}
+
+impl std::fmt::Debug for Copied {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Copied").field("len", &self.len).finish_non_exhaustive()
+    }
 }
 
 impl Payload {
-    /// The bytes in one piece: all that were to be written, whether they were or not. None if they are in several.
+    /// The bytes in one piece: all that were to be written, whether they were or not. None if they are in several, or were
+    /// only borrowed.
     #[must_use]
     pub fn as_slice(&self) -> Option<&[u8]> {
         Some(match self {
@@ -41,7 +85,7 @@ impl Payload {
             Self::Bytes(bytes) => bytes,
             Self::Static(bytes) => bytes,
             Self::Lease(lease) => lease,
-            Self::Many(_) => return None,
+            Self::Many(_) | Self::Copied(_) => return None,
         })
     }
 
@@ -50,6 +94,7 @@ impl Payload {
     pub fn len(&self) -> usize {
         match self {
             Self::Many(pieces) => pieces.iter().map(Bytes::len).sum(),
+            Self::Copied(copied) => copied.len(),
             one => one.as_slice().map_or(0, <[u8]>::len),
         }
     }

@@ -42,7 +42,6 @@ use crate::watcher::body::Body;
 use crate::watcher::connecting::Connects;
 use crate::watcher::ending::Ending;
 use crate::watcher::link::Token;
-use crate::watcher::op::{Operation, Submission};
 use crate::watcher::outbox::Outbox;
 use crate::watcher::outcome::{Failure, Half};
 use crate::watcher::pool::Stash;
@@ -51,6 +50,7 @@ use crate::watcher::shared::Shared;
 use crate::watcher::spent::Spent;
 use crate::watcher::starting::Write;
 use crate::watcher::starving::Starving;
+use crate::watcher::submission::{Operation, Submission};
 
 pub(crate) type Core = event_loop::Core<Queues, ListenerTag>;
 

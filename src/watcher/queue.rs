@@ -14,7 +14,7 @@ use crate::event_loop::timers::{Armed, Timer, Timers};
 use crate::sync::mutant;
 use crate::watcher::Conn;
 use crate::watcher::body::Body;
-use crate::watcher::op::Operation;
+use crate::watcher::submission::Operation;
 
 /// An operation that the loop has taken up and not completed yet.
 #[derive(Debug)]

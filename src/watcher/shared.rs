@@ -23,8 +23,8 @@ use crate::watcher::between_turns::BetweenTurns;
 use crate::watcher::driving::Place;
 use crate::watcher::link::Link;
 use crate::watcher::live::Live;
-use crate::watcher::op::Submission;
 use crate::watcher::pool::Pool;
+use crate::watcher::submission::Submission;
 
 /// Operations and queued bytes in one word: bytes above, operations in the low 24 bits.
 #[derive(Debug)]

@@ -18,13 +18,12 @@ use crate::event_loop::session::{Flags, Verb};
 use crate::event_loop::slab::Key;
 use crate::watcher::Conn;
 use crate::watcher::batch::Stored;
-use crate::watcher::body::{Body, Then};
+use crate::watcher::body::{Piece, Then};
 use crate::watcher::bounds::Bounds;
 use crate::watcher::link::Token;
-use crate::watcher::op::Operation;
-use crate::watcher::outcome::Payload;
 use crate::watcher::proactor::{Core, Proactor};
 use crate::watcher::sending::{Sent, moved};
+use crate::watcher::submission::Operation;
 use crate::watcher::turn::Turn;
 
 /// A write in hand, taken apart: so that nothing of it is moved that need not be.
@@ -36,12 +35,10 @@ pub(crate) struct Write<C, P> {
     pub(crate) payload: P,
 }
 
-impl<C, P: Into<Payload>> Write<C, P> {
-    fn whole(self) -> Operation<C> {
+impl<C, P: Piece> Write<C, P> {
+    pub(crate) fn whole(self) -> Operation<C> {
         let Self { conn, context, bounds, then, payload } = self;
-        let mut body = Body::from(payload.into());
-        body.set_then(then);
-        Operation { conn, context, body, bounds }
+        Operation { conn, context, body: payload.into_body(then), bounds }
     }
 }
 
@@ -55,7 +52,7 @@ fn go_on(core: &mut Core, key: Key, step: Step) {
 impl<C> Proactor<C> {
     /// Takes up a write of one piece: sends it from where it is, if it may be tried at once.
     #[inline(always)]
-    pub(crate) fn write<P: AsRef<[u8]> + Into<Payload>>(&mut self, core: &mut Core, write: Write<C, P>) {
+    pub(crate) fn write<P: Piece>(&mut self, core: &mut Core, write: Write<C, P>) {
         let Token::Session(token) = write.conn.token() else {
             return self.fail_new(write.whole(), OpError::NotRegistered);
         };
@@ -76,10 +73,11 @@ impl<C> Proactor<C> {
         };
         self.outbox.written += n as u64;
         let Write { conn, context, bounds, then, payload } = write;
+        let payload = payload.written();
         if then == Then::Done {
-            self.complete(conn, context, Stored::Wrote(payload.into()));
+            self.complete(conn, context, Stored::Wrote(payload));
         } else {
-            match then.becomes(payload.into(), &mut self.stash, &mut self.spent) {
+            match then.becomes(payload, &mut self.stash, &mut self.spent) {
                 Err(payload) => self.complete(conn, context, Stored::Wrote(payload)),
                 Ok(body) => {
                     let index = self.ops.push(&mut session.state.read, Operation { conn, context, body, bounds });
@@ -153,7 +151,7 @@ impl<C> Proactor<C> {
         } else if OUT {
             self.write_on(&mut Turn::new(key, session, &mut core.timers, &self.limits), others_wait)
         } else {
-            self.step_session(key, session, &mut core.timers)
+            self.step_on(&mut Turn::new(key, session, &mut core.timers, &self.limits))
         };
         if let Some(at) = until {
             self.ops.arm(&session.state, index, at, &mut core.timers);

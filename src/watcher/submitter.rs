@@ -12,9 +12,9 @@ use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::sys::{self, Kind, Socket, StreamOptions};
 use crate::watcher::Conn;
 use crate::watcher::link::Addresses;
-use crate::watcher::op::Submission;
 use crate::watcher::outcome::ListenerId;
 use crate::watcher::shared::{ListenerFlag, Shared};
+use crate::watcher::submission::Submission;
 
 /// A handle to a bound listener that the loop accepts from; dropping it stops accepting and closes the listener.
 #[must_use = "dropping the handle stops accepting"]

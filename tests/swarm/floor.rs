@@ -302,6 +302,7 @@ impl Floor {
         }
         spec.named &= !matches!(who, Who::Stalls(_));
         let (verb, bytes, identity) = (spec.verb(), spec.bytes(), spec.identity());
+        let borrowed = spec.is_borrowed();
         let deadline = spec.within.map(|time| self.world.now() + time);
         let of_streams = matches!(verb, Verb::Exact(_) | Verb::ShutDown);
         let ticket = self.ticket();
@@ -312,7 +313,8 @@ impl Floor {
             Ok(name) => {
                 assert!(!of_streams || self.lines[index].messages.is_none(), "{verb:?} of messages");
                 let name = name.flatten();
-                let op = Op { line: index, verb, len: bytes.len(), deadline, name, cancelled: false, identity };
+                let op =
+                    Op { line: index, verb, len: bytes.len(), deadline, name, cancelled: false, identity, borrowed };
                 self.lines[index].submitted(id, verb, bytes);
                 self.ops.insert(id, op);
             }
@@ -320,6 +322,7 @@ impl Floor {
                 assert_eq!(error.context.id, id);
                 let back = error.buffer.as_ref().map(crate::model::identity).unwrap_or_default();
                 assert!(identity.is_empty() || back == identity, "the buffer does not come back");
+                assert!(!borrowed || error.buffer.is_none(), "a copy comes back");
                 let right = match error.kind {
                     SubmitErrorKind::Closed => self.shut_down,
                     SubmitErrorKind::Full => !self.is_local(who) && self.in_ring >= self.limits.ring_slots,

@@ -100,6 +100,8 @@ pub(crate) struct Op {
     pub(crate) cancelled: bool,
     /// Of its buffer; empty if it cannot be known.
     pub(crate) identity: Vec<usize>,
+    /// It writes what was only borrowed.
+    pub(crate) borrowed: bool,
 }
 
 /// What was to be written by one operation, and how much of it went out.
@@ -314,6 +316,11 @@ impl Line {
             (Verb::Write, Outcome::Wrote(payload)) => {
                 let same = op.identity.is_empty() || identity(payload) == op.identity;
                 assert!(same, "line {index}: another buffer");
+                assert_eq!(
+                    (payload.len(), matches!(payload, Payload::Copied(_))),
+                    (op.len, op.borrowed),
+                    "line {index}"
+                );
                 self.wrote(id, op.len);
             }
             (Verb::ShutDown, Outcome::ShutDown) => {}
@@ -359,6 +366,10 @@ impl Line {
 
     fn failed(&mut self, id: usize, op: &Op, failure: &Failure, times: Times) {
         let (index, writing) = (self.index, failure.half == Half::Write);
+        if op.borrowed && writing {
+            let whole = failure.buffer.as_ref().and_then(Payload::as_slice).is_some_and(|bytes| bytes.len() == op.len);
+            assert!(whole, "line {index}: the bytes do not come along: {failure:?}");
+        }
         match &failure.buffer {
             Some(payload) if op.verb != Verb::Linked || writing => {
                 assert!(op.identity.is_empty() || identity(payload) == op.identity, "line {index}: another buffer");

@@ -85,6 +85,11 @@ impl Spec {
         }
     }
 
+    /// Does it write bytes that are only borrowed?
+    pub(crate) const fn is_borrowed(&self) -> bool {
+        matches!(self.body, Body::Copied(..))
+    }
+
     /// Of the buffer that must come back; empty if that is not known.
     pub(crate) fn identity(&self) -> Vec<usize> {
         let of_vec = |bytes: &Vec<u8>| vec![bytes.as_ptr() as usize, bytes.capacity()];

@@ -1,0 +1,98 @@
+//! Writes of bytes that are only borrowed: [`Conn::write_copied`](crate::Conn::write_copied).
+//!
+//! ```text
+//!   submitted ──┬── the loop is at hand, the write first in line ──┬── all of it sent ──► completed: nothing was copied
+//!               │                                                  └── a part, or nothing ─┐
+//!               └── by the ring, or behind other writes ────────────────────────────────────┴─► a copy waits
+//! ```
+//!
+//! Where the loop takes a submission up within the call (`between_turns.rs`, `driving.rs`), the bytes are still there, and
+//! are sent from where they are. What has to outlive the call is copied into a lease. Nobody sees which of the two it
+//! was: a copy belongs to the loop, which keeps it when it is out; success says how much was written, a failure brings the
+//! bytes along.
+
+use crate::error::{SubmitError, SubmitErrorKind};
+use crate::event_loop::inbox::Patience;
+use crate::sync::Arc;
+use crate::watcher::Conn;
+use crate::watcher::body::{Body, Piece, Then};
+use crate::watcher::bounds::Bounds;
+use crate::watcher::outcome::{Copied, Payload};
+use crate::watcher::pool::Pool;
+use crate::watcher::shared::Shared;
+use crate::watcher::starting::Write;
+use crate::watcher::submission::Submission;
+
+/// Bytes of the caller's, for the length of one call.
+pub(crate) struct Borrowed<'b> {
+    bytes: &'b [u8],
+    pool: &'b Arc<Pool>,
+}
+
+impl AsRef<[u8]> for Borrowed<'_> {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes
+    }
+}
+
+impl Piece for Borrowed<'_> {
+    fn into_body(self, then: Then) -> Body {
+        let then = if then == Then::Done { Then::DoneOfCopy } else { then };
+        Body::WriteLease(then, Pool::copy(self.pool, self.bytes))
+    }
+
+    fn written(self) -> Payload {
+        Payload::Copied(Copied::in_place(self.bytes.len()))
+    }
+}
+
+impl<C> Conn<C> {
+    /// As `submit`, of a write of `bytes`. A refusal brings no buffer: the bytes never left the caller.
+    #[inline(never)]
+    pub(crate) fn submit_borrowed(
+        &self,
+        context: C,
+        bytes: &[u8],
+        then: Then,
+        bounds: Bounds,
+        patience: Patience,
+    ) -> Result<(), SubmitError<C>> {
+        let refused = |kind, context| Err(SubmitError { kind, context, buffer: None });
+        if bytes.is_empty() && !self.link().datagrams {
+            return refused(SubmitErrorKind::EmptyBuffer, context);
+        }
+        let conn = match self.begin(bytes.len(), false) {
+            Ok(conn) => conn,
+            Err(kind) => return refused(kind, context),
+        };
+        let shared = &self.link().shared;
+        let payload = Borrowed { bytes, pool: &shared.pool };
+        let Some(write) = shared.write_at_once(Write { conn, context, bounds, then, payload }) else { return Ok(()) };
+        shared.inbox.submit(Submission::Op(write.whole()), patience).map_err(|(kind, submission)| {
+            let refused = shared.take_back(bytes.len(), kind, submission);
+            SubmitError { buffer: None, ..refused }
+        })
+    }
+}
+
+impl<C> Shared<C> {
+    /// Has the write taken up by the loop, if that is at hand on this thread; or else gives it back.
+    #[inline(always)]
+    fn write_at_once<'b>(&self, write: Write<C, Borrowed<'b>>) -> Option<Write<C, Borrowed<'b>>> {
+        if let Some(mut between) = self.between_turns.enter() {
+            if let Some(event_loop) = between.at_hand() {
+                event_loop.face.write(&mut event_loop.core, write);
+                return None;
+            }
+        }
+        if self.place.is_consumers() {
+            if let Some(mut at_rest) = self.place.at_rest_here() {
+                if let Some(event_loop) = at_rest.between.at_hand() {
+                    event_loop.face.write(&mut event_loop.core, write);
+                    return None;
+                }
+            }
+        }
+        Some(write)
+    }
+}
