@@ -93,9 +93,9 @@ way() {
 way embedded vec separate 900
 way embedded leased separate 1095
 way embedded leased linked 710
-way embedded pooled separate 990
+way embedded pooled separate 950
 way spawned vec separate 1200
-way spawned leased separate 1430
+way spawned leased separate 1460
 way spawned leased linked 850
 way typed leased linked 450
 exit $failed

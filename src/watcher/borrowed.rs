@@ -48,7 +48,7 @@ impl Piece for Borrowed<'_> {
 
 impl<C> Conn<C> {
     /// As `submit`, of a write of `bytes`. A refusal brings no buffer: the bytes never left the caller.
-    #[inline(never)]
+    #[inline(always)]
     pub(crate) fn submit_borrowed(
         &self,
         context: C,

@@ -344,7 +344,10 @@ impl<C> Proactor<C> {
         match turn.session.recv_slice(room) {
             Verb::Moved(n) => {
                 let bytes = self.outbox.filling().arena.keep(n);
-                self.finish_read(turn, n, bytes)
+                if let Some((conn, context)) = self.take_read(turn, n) {
+                    self.complete(conn, context, bytes);
+                }
+                Tried::Gone
             }
             verb => self.not_bytes(turn, verb),
         }
