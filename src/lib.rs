@@ -217,9 +217,9 @@
 //! | [`Conn::readable`] | none | – | you only want to know |
 //!
 //! A write takes a `Vec<u8>`, [`bytes::Bytes`], `&'static [u8]` or a [`Lease`], and gives back the same allocation; a
-//! borrowed slice goes by [`Conn::write_copied`], which copies what it cannot send at once. A write may be linked to the read that follows it
-//! ([`Op::then_read`], [`Op::then_read_leased`], [`Op::then_read_pooled`]): one submission, one completion. The read
-//! must be able to keep the buffer, so this does not compile, as the vector would be lost:
+//! borrowed slice goes by [`Conn::write_copied`], which copies what is not sent at once. A write may be linked to the
+//! read that follows it ([`Op::then_read`], [`Op::then_read_leased`], [`Op::then_read_pooled`]): one submission, one
+//! completion. The read must be able to keep the buffer, so this does not compile, as the vector would be lost:
 //!
 //! ```compile_fail,E0277
 //! # fn f(conn: gaio::Conn) {

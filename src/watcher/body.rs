@@ -35,7 +35,7 @@ impl Then {
     pub(crate) fn becomes(self, payload: Payload, stash: &mut Stash, spent: &mut Spent) -> Result<Body, Payload> {
         let read = match (self, payload) {
             (Self::Done, payload) => return Err(payload),
-            (Self::DoneOfCopy, Payload::Lease(copy)) => return Err(Payload::Copied(Copied::from(copy))),
+            (Self::DoneOfCopy, Payload::Lease(copy)) => return Err(Payload::Copied(Copied::by(copy))),
             (Self::ReadSame, Payload::Vec(mut bytes)) => {
                 bytes.clear();
                 return Ok(Body::Read(bytes));

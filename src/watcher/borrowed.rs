@@ -8,8 +8,7 @@
 //!
 //! Where the loop takes a submission up within the call (`between_turns.rs`, `driving.rs`), the bytes are still there, and
 //! are sent from where they are. What has to outlive the call is copied into a lease. Nobody sees which of the two it
-//! was: a copy belongs to the loop, which keeps it when it is out; success says how much was written, a failure brings the
-//! bytes along.
+//! was: success says how much was written, and takes a copy home unseen; a failure brings the bytes along.
 
 use crate::error::{SubmitError, SubmitErrorKind};
 use crate::event_loop::inbox::Patience;

@@ -36,7 +36,8 @@ pub enum Payload {
 
 /// What comes back of bytes that were only borrowed: how many they were.
 ///
-/// Not the bytes, of which there need not be a copy: so it cannot be written again, and is refused as `EmptyBuffer`.
+/// Not the bytes, of which there need not be a copy: so it cannot be written again, and is refused as `EmptyBuffer`. If there
+/// is one, its buffer goes back to the loop's pool when this is dropped.
 pub struct Copied {
     len: usize,
     /// On its way home.
@@ -50,6 +51,11 @@ impl Copied {
         Self { len, _copy: Lease::NONE }
     }
 
+    /// They were sent from this copy.
+    pub(crate) fn by(copy: Lease) -> Self {
+        Self { len: copy.len(), _copy: copy }
+    }
+
     /// How many bytes were written.
     #[must_use]
     pub const fn len(&self) -> usize {
@@ -60,12 +66,6 @@ impl Copied {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
-    }
-}
-
-impl From<Lease> for Copied {
-    fn from(copy: Lease) -> Self {
-        Self { len: copy.len(), _copy: copy }
     }
 }
 
