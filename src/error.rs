@@ -20,7 +20,8 @@ pub enum SubmitErrorKind {
     /// A cap on operations in flight or queued bytes is reached (of a connect: or that on sessions). Take completions
     /// first.
     TooMany,
-    /// A read into a buffer of no capacity, or a write of no bytes (to a stream). Give it at least one byte.
+    /// A read into a buffer of no capacity, or a write of no bytes (to a stream, or what came back of a copied write). Give it
+    /// at least one byte.
     EmptyBuffer,
     /// The buffer of an exact read could not be grown to the size asked for.
     TooLarge,
@@ -62,7 +63,7 @@ pub struct SubmitError<C = ()> {
     pub kind: SubmitErrorKind,
     /// The caller's context.
     pub context: C,
-    /// The operation's buffer, if it had one.
+    /// The operation's buffer, if it had one. A copied write has none: its bytes are still the caller's.
     pub buffer: Option<Payload>,
 }
 

@@ -30,7 +30,7 @@ impl Then {
     /// The read that follows a write all of whose bytes are out; or else the payload, on its way back to the caller.
     ///
     /// A payload that nobody gets back goes where its drop does no harm: a lease to where the next one is drawn from, by the
-    /// read that follows or else by another `write_copied`; `Bytes` to the end of the turn.
+    /// read that follows or else by another copy; `Bytes` to the end of the turn.
     #[inline(always)]
     pub(crate) fn becomes(self, payload: Payload, stash: &mut Stash, spent: &mut Spent) -> Result<Body, Payload> {
         let read = match (self, payload) {

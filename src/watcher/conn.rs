@@ -251,8 +251,9 @@ impl<C> Conn<C> {
     /// Completes as [`Conn::write`] does, with a [`Payload::Copied`] that says how many they were; a failure brings a
     /// [`Lease`](crate::Lease) with all of them. If it is refused, no buffer comes back: the bytes are still at hand.
     ///
-    /// Nothing is copied where the submission is taken up within the call (see [`Op`]) and the system takes all of it.
-    /// Otherwise it costs the copy, and an allocation if the pool is empty or in use at this moment, or if the bytes are
+    /// Nothing is copied where the submission is taken up within the call (see [`Op`]), is the first thing that this
+    /// connection does since the last turn, while the batch has room, and the system takes all of it: an answer to what
+    /// was read, mostly. Otherwise it costs the copy, and an allocation if the pool is empty or in use at this moment, or if the bytes are
     /// more than [`Limits::read_cap`](crate::Limits::read_cap).
     pub fn write_copied<'a>(&'a self, bytes: &'a [u8]) -> Op<'a, C, Write<&'a [u8]>> {
         Op::borrowed(self, bytes)

@@ -10,7 +10,8 @@ use crate::sync::Arc;
 use crate::watcher::aligned::AlignedVec;
 use crate::watcher::pool::Pool;
 
-/// An owned buffer from a loop's pool, filled by a leased read or by [`Conn::write_copied`](crate::Conn::write_copied).
+/// An owned buffer from a loop's pool, filled by a leased read; or the bytes that a failed
+/// [`Conn::write_copied`](crate::Conn::write_copied) brings along.
 ///
 /// It reads as a slice, may be changed in place, and can be written as it is: `conn.write(lease)`. Dropping it on any
 /// thread gives it back without waiting; while another thread is inside the pool, it is freed instead. Held, it keeps

@@ -10,7 +10,8 @@ use crate::watcher::{Conn, Lease};
 
 /// Bytes to write, owned until they are written; the same allocation comes back in [`Outcome::Wrote`].
 ///
-/// Made by `From` wherever [`Conn::write`] is given one of its variants' types (or a `&'static str`).
+/// Made by `From` wherever [`Conn::write`] is given one of its variants' types (or a `&'static str`). Only [`Copied`] is
+/// never given: it stands for bytes that were borrowed, of which there is nothing to give back.
 ///
 /// ```
 /// let payload = gaio::Payload::from("static bytes");
@@ -168,7 +169,7 @@ pub enum Half {
 /// | read, pooled, leased, readable | `Read` | 0 | the vector of a read; otherwise none |
 /// | exact read | `Read` | bytes that did arrive | the vector, with those bytes |
 /// | any read of a datagram larger than its room (`Truncated`) | `Read` | bytes that did fit | those bytes: the vector, or a lease |
-/// | write | `Write` | bytes handed to the system | the payload, whole |
+/// | write | `Write` | bytes handed to the system | the payload, whole; of a copied write a lease with all bytes |
 /// | linked, while writing | `Write` | bytes handed to the system | the payload, whole |
 /// | linked, while reading | `Read` | 0 | the vector, if it was to be read into |
 #[derive(Debug)]
