@@ -52,11 +52,17 @@ finally:
 assert code == 0, f"the server ended with {code}"
 PYTHON
 
-# measure ROUNDS MODE READ OPS: one run; leaves its profile in $out.
+# measure ROUNDS MODE READ OPS: one run; leaves its profile in $out. Mode "spawned" is driven by the loop's thread, mode
+# "consumer" is the same driven by the consumer.
 out=$work/callgrind.out
 measure() {
+    case $2 in
+        spawned) driver=thread mode=spawned ;;
+        consumer) driver=consumer mode=spawned ;;
+        *) driver=auto mode=$2 ;;
+    esac
     python3 "$work/client.py" "$1" valgrind --quiet --tool=callgrind --callgrind-out-file="$out" \
-        "$server" --listen 127.0.0.1:0 --mode "$2" --read "$3" --ops "$4" >&2
+        "$server" --listen 127.0.0.1:0 --mode "$mode" --driver "$driver" --read "$3" --ops "$4" >&2
 }
 
 total() {
@@ -95,7 +101,9 @@ way embedded leased separate 1095
 way embedded leased linked 710
 way embedded pooled separate 950
 way spawned vec separate 1200
-way spawned leased separate 1460
-way spawned leased linked 850
+way spawned leased separate 1450
+way spawned leased linked 840
+way consumer leased linked 760
+way consumer pooled separate 1020
 way typed leased linked 450
 exit $failed

@@ -22,7 +22,7 @@ begin=$(date +%s)
 out=$(mktemp -d)
 trap 'rm -r "$out"' EXIT
 
-pieces="ring gate mailbox handles local"
+pieces="ring gate mailbox handles local try_lock"
 # shellcheck disable=SC2046 # one word per piece is what we want
 cargo test --profile models --no-run --message-format=json $(printf -- '--test loom_%s ' $pieces) >"$out/build.json" || {
     echo "the models do not build"
@@ -51,6 +51,7 @@ for name in $names; do
         MAIL_*) own=mailbox ;;
         HANDLE_* | RETURN_*) own=handles ;;
         LOCAL_*) own=local ;;
+        TRY_*) own=try_lock ;;
         *)
             echo "$name belongs to no piece: teach this script"
             exit 1

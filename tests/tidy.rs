@@ -13,7 +13,7 @@ const MOST_LINES: usize = 400;
 const MOST_IN_FUNCTION: usize = 70;
 /// Code of the core, layer by layer: all of `src` but the systems' side, without comments, blank lines and tests.
 const MOST_IN_LAYER: [(&str, &[&str], usize); 5] = [
-    ("the hand-off", &["src/handoff", "src/sync"], 700),
+    ("the hand-off", &["src/handoff", "src/sync"], 720),
     ("the loop", &["src/event_loop"], 1_060),
     ("the proactor", &["src/watcher", "src/error.rs", "src/limits.rs", "src/lib.rs"], 3_550),
     ("typed sessions", &["src/typed", "src/testkit"], 2_200),

@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 
-use gaio::handoff::{Consumer, Keeper, Producer, Publisher, PushError, Raiser, Taker, ThreadBound};
+use gaio::handoff::{Consumer, Held, Keeper, Producer, Publisher, PushError, Raiser, Taker, ThreadBound, TryLock};
 use gaio::{Batch, Conn, EmbeddedWatcher, Event, Failure, Lease, Limits, Listener, ListenerId, Op, Options, Outcome};
 use gaio::{ConnectError, ConnectId, DelegateErrorKind, Destination, ListenOptions, NewConnect, StreamOptions};
 use gaio::{DelegateError, LimitsError, NextTurn, OpError, Payload, Pollable, Snapshot, SubmitError, Submitter};
@@ -107,6 +107,10 @@ is!(Taker<u8>: Send);
 is_not!(Taker<u8>: Sync, Clone);
 is!(ThreadBound<Sendable>: Send, Sync);
 is_not!(ThreadBound<u8>: Clone);
+is!(TryLock<Cell<u8>>: Send, Sync);
+is!(Held<'static, Cell<u8>>: Send);
+is_not!(Held<'static, Cell<u8>>: Sync, Clone);
+is!(Held<'static, Sendable>: Send);
 
 // What may not cross threads does not with our help either.
 type Bound = std::rc::Rc<u8>;
@@ -115,6 +119,8 @@ is_not!(Consumer<Bound>: Send);
 is_not!(Publisher<Bound>: Send);
 is_not!(Taker<Bound>: Send);
 is_not!(ThreadBound<Bound>: Sync);
+is_not!(TryLock<Bound>: Sync);
+is_not!(Held<'static, Bound>: Send, Sync);
 is_not!(Conn<Bound>: Send, Sync);
 is_not!(Submitter<Bound>: Send, Sync);
 

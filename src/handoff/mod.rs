@@ -1,6 +1,6 @@
 //! The hand-off: what two threads share, and nothing else.
 //!
-//! Five small pieces, each usable alone. None of them does I/O, knows an operating system, or allocates after it was
+//! Six small pieces, each usable alone. None of them does I/O, knows an operating system, or allocates after it was
 //! made; each hand-over is a read-modify-write on one word, so that no wake-up hides between two.
 //!
 //! | piece       | from → to                          | what it decides                                    |
@@ -10,6 +10,7 @@
 //! | [`mailbox()`] | one publisher → one taker          | whole batches, by swapping buffers                 |
 //! | [`Handle`]  | the last of many handles → an owner | who takes a counted block apart, and when          |
 //! | [`ThreadBound`] | a thread → itself              | whether a caller is on the thread that owns a cell |
+//! | [`TryLock`] | whoever comes → whoever comes next  | who has a value, when nobody waits for it          |
 //!
 //! A producer pushes, then raises; the consumer opens its gate, drains, closes the gate, and blocks only if `close`
 //! says so:
@@ -37,6 +38,7 @@ mod handles;
 mod local;
 mod mailbox;
 mod ring;
+mod try_lock;
 
 pub use gate::{Keeper, Raiser, gate};
 pub use handles::{Counted, Drain, Handle, Returned, Returns};
@@ -44,3 +46,4 @@ pub(crate) use local::this_thread;
 pub use local::{Inside, ThreadBound, on_loop_thread};
 pub use mailbox::{Published, Publisher, Taken, Taker, mailbox};
 pub use ring::{Consumer, Pop, Position, Producer, PushError, ring};
+pub use try_lock::{Held, TryLock};

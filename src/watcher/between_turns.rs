@@ -25,7 +25,7 @@ use crate::handoff::Inside;
 use crate::sync::mutant;
 use crate::watcher::proactor::Proactor;
 use crate::watcher::shared::Shared;
-use crate::watcher::submission::{Operation, Submission};
+use crate::watcher::submission::Submission;
 
 /// The loop, if it is in reach. Its thread's alone.
 pub(crate) struct BetweenTurns<C> {
@@ -44,13 +44,17 @@ impl<C> BetweenTurns<C> {
         between
     }
 
-    fn look_behind(&mut self, shared: &Shared<C>) {
+    pub(crate) fn look_behind(&mut self, shared: &Shared<C>) {
         let in_hand = self.event_loop.as_ref().is_some_and(|event_loop| !event_loop.face.intake.has_no_local());
         self.behind = in_hand || shared.inbox.has_local();
     }
 
     pub(crate) const fn is_there(&self) -> bool {
         self.event_loop.is_some()
+    }
+
+    pub(crate) fn get(&mut self) -> Option<&mut EventLoop<Proactor<C>>> {
+        self.event_loop.as_deref_mut()
     }
 
     pub(crate) const fn take(&mut self) -> Option<Box<EventLoop<Proactor<C>>>> {
@@ -67,48 +71,40 @@ impl<C> BetweenTurns<C> {
     }
 }
 
+/// The loop of this thread, which takes up at once what is submitted.
+pub(crate) struct AtHand<'s, C>(Inside<'s, BetweenTurns<C>>);
+
+impl<C> AtHand<'_, C> {
+    #[inline(always)]
+    pub(crate) fn event_loop(&mut self) -> &mut EventLoop<Proactor<C>> {
+        let Some(event_loop) = &mut self.0.event_loop else { unreachable!("it was there when this was made") };
+        event_loop
+    }
+}
+
 impl<C> Shared<C> {
+    /// The embedded loop of this thread, if a submission may be taken up by it at once.
+    #[inline(always)]
+    pub(crate) fn at_hand(&self) -> Option<AtHand<'_, C>> {
+        let mut between = self.between_turns.enter()?;
+        if between.at_hand().is_some() { Some(AtHand(between)) } else { None }
+    }
+
     /// Hands a submission in. On the thread of an embedded loop that is between two turns it is taken up at once.
     pub(crate) fn submit(
         &self,
         submission: Submission<C>,
         patience: Patience,
     ) -> Result<(), (SubmitErrorKind, Submission<C>)> {
-        if let Some(mut between) = self.between_turns.enter() {
-            if let Some(event_loop) = between.at_hand() {
-                event_loop.face.take_up(&mut event_loop.core, submission);
-                return Ok(());
-            }
+        if let Some(mut at_hand) = self.at_hand() {
+            let event_loop = at_hand.event_loop();
+            event_loop.face.take_up(&mut event_loop.core, submission);
+            return Ok(());
         }
         if self.place.is_consumers() {
             return self.submit_as_consumer(submission, patience);
         }
         self.inbox.submit(submission, patience)
-    }
-
-    /// The same, of an operation. With no `bytes` to write it is no write of one piece, and spared the look for one.
-    #[inline(always)]
-    pub(crate) fn submit_op(
-        &self,
-        op: Operation<C>,
-        bytes: usize,
-        patience: Patience,
-    ) -> Result<(), (SubmitErrorKind, Submission<C>)> {
-        if let Some(mut between) = self.between_turns.enter() {
-            if let Some(event_loop) = between.at_hand() {
-                let EventLoop { core, face, .. } = event_loop;
-                if bytes > 0 {
-                    face.take_up(core, Submission::Op(op))
-                } else {
-                    face.start(core, op)
-                }
-                return Ok(());
-            }
-        }
-        if self.place.is_consumers() {
-            return self.submit_as_consumer(Submission::Op(op), patience);
-        }
-        self.inbox.submit(Submission::Op(op), patience)
     }
 
     /// Puts a new loop where this thread's submissions reach it.

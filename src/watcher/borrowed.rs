@@ -11,6 +11,7 @@
 //! was: success says how much was written, and takes a copy home unseen; a failure brings the bytes along.
 
 use crate::error::{SubmitError, SubmitErrorKind};
+use crate::event_loop::EventLoop;
 use crate::event_loop::inbox::Patience;
 use crate::sync::Arc;
 use crate::watcher::Conn;
@@ -18,7 +19,6 @@ use crate::watcher::body::{Body, Piece, Then};
 use crate::watcher::bounds::Bounds;
 use crate::watcher::outcome::{Copied, Payload};
 use crate::watcher::pool::Pool;
-use crate::watcher::shared::Shared;
 use crate::watcher::starting::Write;
 use crate::watcher::submission::Submission;
 
@@ -66,32 +66,21 @@ impl<C> Conn<C> {
         };
         let shared = &self.link().shared;
         let payload = Borrowed { bytes, pool: &shared.pool };
-        let Some(write) = shared.write_at_once(Write { conn, context, bounds, then, payload }) else { return Ok(()) };
+        if let Some(mut at_hand) = shared.at_hand() {
+            let EventLoop { core, face, .. } = at_hand.event_loop();
+            face.write(core, Write { conn, context, bounds, then, payload });
+            return Ok(());
+        }
+        if let Some(mut between) = shared.place.at_rest_here() {
+            if let Some(EventLoop { core, face, .. }) = between.at_hand() {
+                face.write(core, Write { conn, context, bounds, then, payload });
+                return Ok(());
+            }
+        }
+        let write = Write { conn, context, bounds, then, payload };
         shared.inbox.submit(Submission::Op(write.whole()), patience).map_err(|(kind, submission)| {
             let refused = shared.take_back(bytes.len(), kind, submission);
             SubmitError { buffer: None, ..refused }
         })
-    }
-}
-
-impl<C> Shared<C> {
-    /// Has the write taken up by the loop, if that is at hand on this thread; or else gives it back.
-    #[inline(always)]
-    fn write_at_once<'b>(&self, write: Write<C, Borrowed<'b>>) -> Option<Write<C, Borrowed<'b>>> {
-        if let Some(mut between) = self.between_turns.enter() {
-            if let Some(event_loop) = between.at_hand() {
-                event_loop.face.write(&mut event_loop.core, write);
-                return None;
-            }
-        }
-        if self.place.is_consumers() {
-            if let Some(mut at_rest) = self.place.at_rest_here() {
-                if let Some(event_loop) = at_rest.between.at_hand() {
-                    event_loop.face.write(&mut event_loop.core, write);
-                    return None;
-                }
-            }
-        }
-        Some(write)
     }
 }

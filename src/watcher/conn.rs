@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use crate::error::{SubmitError, SubmitErrorKind};
+use crate::event_loop::EventLoop;
 use crate::event_loop::inbox::Patience;
 use crate::handoff::Handle;
 use crate::sync::Arc;
@@ -147,14 +148,29 @@ impl<C> Conn<C> {
         bounds: Bounds,
         patience: Patience,
     ) -> Result<(), SubmitError<C>> {
-        let shared = &self.0.shared;
         let conn = match self.begin(bytes, body.is_ending()) {
             Ok(conn) => conn,
             Err(kind) => return Err(refuse(kind, context, body)),
         };
-        shared
-            .submit_op(Operation { conn, context, body, bounds }, bytes, patience)
-            .map_err(|(kind, submission)| shared.take_back(bytes, kind, submission))
+        let shared = &self.0.shared;
+        // Put together as late as can be, and by each way for itself: else it would be moved once more.
+        if let Some(mut at_hand) = shared.at_hand() {
+            let EventLoop { core, face, .. } = at_hand.event_loop();
+            if bytes > 0 {
+                face.take_up(core, Submission::Op(Operation { conn, context, body, bounds }));
+            } else {
+                // It is no write of one piece, and spared the look for one.
+                face.start(core, Operation { conn, context, body, bounds });
+            }
+            return Ok(());
+        }
+        let refused = |(kind, op)| shared.take_back(bytes, kind, op);
+        if shared.place.is_consumers() {
+            let op = Submission::Op(Operation { conn, context, body, bounds });
+            return shared.submit_as_consumer(op, patience).map_err(refused);
+        }
+        let op = Submission::Op(Operation { conn, context, body, bounds });
+        shared.inbox.submit(op, patience).map_err(refused)
     }
 
     /// The peer's address, as it was at delegation; none for Unix sockets. Cost: none, it was kept.

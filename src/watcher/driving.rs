@@ -14,23 +14,25 @@
 //!                            └──── the consumer stays away ───────────┘
 //! ```
 //!
-//! | word       | written by                               | what it decides                                      |
-//! |------------|------------------------------------------|------------------------------------------------------|
-//! | `at_rest`  | both, under its lock, held for an instant | who drives; whether the thread watches or sleeps     |
-//! | `wanted`   | the consumer, before it raises the gate  | whether the loop's thread gives the loop back        |
-//! | `consumer` | the consumer                             | whose submissions may be taken up at once            |
+//! | word          | written by                               | what it decides                                      |
+//! |---------------|------------------------------------------|------------------------------------------------------|
+//! | `event_loop`  | whoever tries it, and lets go of it      | who drives, or takes a submission up                 |
+//! | `whereabouts` | both, under its lock, held for an instant | whether the thread takes the loop, watches or sleeps |
+//! | `wanted`      | the consumer, before it raises the gate  | whether the loop's thread gives the loop back        |
+//! | `consumer`    | the consumer                             | whose submissions may be taken up at once            |
 //!
-//! - **D1**, one driver: the loop is in its place, or out of it in one [`Driving`]. A submission that is taken up at once
-//!   holds the lock meanwhile; where it finds that taken it goes through the ring.
-//! - **D2**, never without one: a consumer that waits drives, or has told the one who does, who looks after each turn (W1).
-//!   A loop at rest is taken after two [`WATCH`]es at the latest.
+//! - **D1**, one driver: the loop is in its place, or held by one [`Driving`]. A submission that is taken up at once holds it
+//!   meanwhile; where it finds it held it goes through the ring.
+//! - **D2**, never without one: a consumer that waits drives, or has told the one who does, who looks after each turn (W1),
+//!   and lets go of the loop before he takes the lock, under which the consumer tries it and goes to sleep.
+//!   A loop at rest is taken after two [`WATCH`]es, or after the first later one that meets no submission being taken up.
 //! - **D3**, no watch that nobody needs: while the consumer is inside, the thread sleeps until it leaves. Who says so, and
 //!   who leaves, does it under the lock.
 //!
 //! A panic of the user's ends the loop as it ends on a thread of its own, whoever drives.
 //!
-//! Model: loom-tests/driving.rs. Mutants that must fail: `wanted_unraised`, `wanted_overlooked`, `doze_unseen`,
-//! `doze_unasked`, `output_kept`.
+//! Model: loom-tests/driving.rs. Mutants that must fail: `wanted_unraised`, `wanted_overlooked`, `given_back_unseen`,
+//! `doze_unseen`, `doze_unasked`, `output_kept`.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -40,7 +42,7 @@ use std::time::Duration;
 use crate::error::SubmitErrorKind;
 use crate::event_loop::EventLoop;
 use crate::event_loop::inbox::{Patience, nanos};
-use crate::handoff::this_thread;
+use crate::handoff::{Held, TryLock, this_thread};
 use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, mutant, thread};
 use crate::sys;
 use crate::watcher::between_turns::BetweenTurns;
@@ -64,20 +66,20 @@ enum Consumer {
     AwayForGood,
 }
 
-pub(crate) struct AtRest<C> {
-    pub(crate) between: BetweenTurns<C>,
+/// Who is about: what the loop's thread goes by.
+struct Whereabouts {
     consumer: Consumer,
     /// Counts its comings and goings.
     moves: u64,
     /// The loop's thread sleeps, and has to be told when the consumer leaves.
     dozing: bool,
-    /// Its thread has ended the loop: nobody will put it back.
-    over: bool,
 }
 
 /// Where the loop is while nobody drives it.
 pub(crate) struct Place<C> {
-    at_rest: Mutex<AtRest<C>>,
+    /// Held by whoever drives, and by the consumer for as long as a submission is taken up at rest. Empty: the loop is over.
+    event_loop: TryLock<BetweenTurns<C>>,
+    whereabouts: Mutex<Whereabouts>,
     /// The loop was given back to a consumer that wants it, or is over.
     given_back: Condvar,
     wanted: AtomicBool,
@@ -89,13 +91,8 @@ pub(crate) struct Place<C> {
 impl<C> Place<C> {
     pub(crate) fn new() -> Self {
         Self {
-            at_rest: Mutex::new(AtRest {
-                between: BetweenTurns::NONE,
-                consumer: Consumer::Away,
-                moves: 0,
-                dozing: false,
-                over: false,
-            }),
+            event_loop: TryLock::new(BetweenTurns::NONE),
+            whereabouts: Mutex::new(Whereabouts { consumer: Consumer::Away, moves: 0, dozing: false }),
             given_back: Condvar::new(),
             wanted: AtomicBool::new(false),
             consumer: AtomicU64::new(0),
@@ -103,11 +100,11 @@ impl<C> Place<C> {
         }
     }
 
-    fn at_rest(&self) -> MutexGuard<'_, AtRest<C>> {
-        self.at_rest.lock().unwrap_or_else(PoisonError::into_inner)
+    fn whereabouts(&self) -> MutexGuard<'_, Whereabouts> {
+        self.whereabouts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Is this the thread that has driven in `wait` last? Only it is worth a try of the lock.
+    /// Is this the thread that has driven in `wait` last? Only it is worth a try.
     #[inline(always)]
     pub(crate) fn is_consumers(&self) -> bool {
         let consumer = self.consumer.load(Ordering::Relaxed);
@@ -115,33 +112,29 @@ impl<C> Place<C> {
     }
 
     /// The loop at rest, on the consumer's thread. Never waits.
-    pub(crate) fn at_rest_here(&self) -> Option<MutexGuard<'_, AtRest<C>>> {
-        if self.is_consumers() { self.at_rest.try_lock().ok() } else { None }
+    #[inline(always)]
+    pub(crate) fn at_rest_here(&self) -> Option<Held<'_, BetweenTurns<C>>> {
+        if self.is_consumers() { self.event_loop.try_lock() } else { None }
     }
 
     /// Is this the consumer's thread, and the loop at rest? Then nobody sleeps who would have to be woken.
     pub(crate) fn is_at_rest_here(&self) -> bool {
-        self.at_rest_here().is_some_and(|at_rest| at_rest.between.is_there())
-    }
-
-    /// The consumer has put the loop back, and goes away.
-    fn leave(&self, between: BetweenTurns<C>, to: Consumer) {
-        let mut at_rest = self.at_rest();
-        at_rest.between = between;
-        self.leave_with(at_rest, to);
+        self.at_rest_here().is_some_and(|between| between.is_there())
     }
 
     /// From now on the loop's thread drives: it takes the loop at once, if that is at rest.
     pub(crate) fn leave_for_good(&self) {
         self.consumer.store(0, Ordering::Relaxed);
-        self.leave_with(self.at_rest(), Consumer::AwayForGood);
+        self.leave(Consumer::AwayForGood);
     }
 
-    fn leave_with(&self, mut at_rest: MutexGuard<'_, AtRest<C>>, to: Consumer) {
-        at_rest.consumer = to;
-        at_rest.moves += 1;
-        let dozing = std::mem::replace(&mut at_rest.dozing, false) && !mutant("doze_unseen");
-        drop(at_rest);
+    /// The consumer goes away. If it had the loop, it has put that back.
+    fn leave(&self, to: Consumer) {
+        let mut whereabouts = self.whereabouts();
+        whereabouts.consumer = to;
+        whereabouts.moves += 1;
+        let dozing = std::mem::replace(&mut whereabouts.dozing, false) && !mutant("doze_unseen");
+        drop(whereabouts);
         if dozing || to == Consumer::AwayForGood {
             self.wake_loop_thread();
         }
@@ -154,22 +147,22 @@ impl<C> Place<C> {
     }
 
     /// The loop's thread waits until it should drive, and the loop is there for it.
-    fn stand_by(&self) -> Box<EventLoop<Proactor<C>>> {
+    fn stand_by(&self) -> Held<'_, BetweenTurns<C>> {
         let mut seen = None;
         loop {
-            let mut at_rest = self.at_rest();
-            let stays = seen.replace(at_rest.moves) == Some(at_rest.moves);
-            let event_loop = match at_rest.consumer {
-                Consumer::AwayForGood => at_rest.between.take(),
-                Consumer::Away if stays => at_rest.between.take(),
-                Consumer::Inside | Consumer::Away => None,
+            let mut whereabouts = self.whereabouts();
+            let stays = seen.replace(whereabouts.moves) == Some(whereabouts.moves);
+            let ours = match whereabouts.consumer {
+                Consumer::AwayForGood => true,
+                Consumer::Away => stays,
+                Consumer::Inside => false,
             };
-            if let Some(event_loop) = event_loop {
-                return event_loop;
+            if let Some(held) = ours.then(|| self.event_loop.try_lock()).flatten() {
+                return held;
             }
-            at_rest.dozing = stays && at_rest.consumer == Consumer::Inside || mutant("doze_unasked");
-            let dozing = at_rest.dozing;
-            drop(at_rest);
+            whereabouts.dozing = stays && whereabouts.consumer == Consumer::Inside || mutant("doze_unasked");
+            let dozing = whereabouts.dozing;
+            drop(whereabouts);
             if dozing {
                 thread::park();
             } else {
@@ -190,63 +183,73 @@ fn watch() {
 impl<C> Shared<C> {
     /// Puts a new loop where its thread finds it.
     pub(crate) fn place(&self, event_loop: EventLoop<Proactor<C>>) {
-        self.place.at_rest().between = BetweenTurns::after_turn(Box::new(event_loop), self);
+        if let Some(mut held) = self.place.event_loop.try_lock() {
+            *held = BetweenTurns::after_turn(Box::new(event_loop), self);
+        }
     }
 
     /// Takes it out again: there is no thread for it.
     pub(crate) fn displace(&self) {
-        drop(self.place.at_rest().between.take());
+        let event_loop = self.place.event_loop.try_lock().and_then(|mut held| held.take());
+        drop(event_loop);
     }
 
-    fn drive(&self, mut event_loop: Box<EventLoop<Proactor<C>>>, inside: bool) -> Driving<'_, C> {
+    fn drive<'s>(&'s self, held: Held<'s, BetweenTurns<C>>, inside: bool) -> Driving<'s, C> {
+        let mut driving = Driving { shared: self, held: Some(held), inside };
+        let event_loop = driving.event_loop();
         // What was taken up at rest may have completed.
         event_loop.owed |= event_loop.face.outbox.has_output() && !mutant("output_kept");
         event_loop.face.outbox.make_room();
         event_loop.face.outbox.beside = !inside;
         self.inbox.local.bind();
         self.pool.bind();
-        Driving { shared: self, event_loop: Some(event_loop), inside }
+        driving
     }
 
     /// The consumer takes the loop, from its thread if that drives: within `time` (`None` is for ever), if at all.
     pub(crate) fn drive_inside(&self, time: Option<Duration>) -> Option<Driving<'_, C>> {
         let place = &self.place;
-        let mut at_rest = place.at_rest();
-        if !at_rest.between.is_there() && time != Some(Duration::ZERO) {
+        let mut held = place.event_loop.try_lock();
+        let mut whereabouts = place.whereabouts();
+        if held.is_none() && time != Some(Duration::ZERO) {
             // Relaxed: the raise that follows publishes it (W1).
             place.wanted.store(true, Ordering::Relaxed);
             if !mutant("wanted_unraised") {
                 self.inbox.raise();
             }
             let until = time.map(|time| sys::now().saturating_add(nanos(time)));
-            while !at_rest.between.is_there() && !at_rest.over {
+            loop {
+                held = place.event_loop.try_lock();
+                if held.is_some() {
+                    break;
+                }
                 let Some(until) = until else {
-                    at_rest = place.given_back.wait(at_rest).unwrap_or_else(PoisonError::into_inner);
+                    whereabouts = place.given_back.wait(whereabouts).unwrap_or_else(PoisonError::into_inner);
                     continue;
                 };
                 let left = until.saturating_sub(sys::now());
                 if left == 0 {
                     break;
                 }
-                let waited = place.given_back.wait_timeout(at_rest, Duration::from_nanos(left));
-                at_rest = waited.unwrap_or_else(PoisonError::into_inner).0;
+                let waited = place.given_back.wait_timeout(whereabouts, Duration::from_nanos(left));
+                whereabouts = waited.unwrap_or_else(PoisonError::into_inner).0;
             }
             place.wanted.store(false, Ordering::Relaxed);
         }
-        let event_loop = at_rest.between.take()?;
-        at_rest.consumer = Consumer::Inside;
-        at_rest.moves += 1;
-        drop(at_rest);
+        let held = held.filter(|between| between.is_there())?;
+        whereabouts.consumer = Consumer::Inside;
+        whereabouts.moves += 1;
+        drop(whereabouts);
         place.consumer.store(this_thread(), Ordering::Relaxed);
-        Some(self.drive(event_loop, true))
+        Some(self.drive(held, true))
     }
 
     /// The body of a loop's thread. At first it drives: nobody has waited yet.
     pub(crate) fn run(&self) {
         let _ = self.place.loop_thread.set(thread::current());
-        let mut event_loop = self.place.at_rest().between.take();
+        let mut held = self.place.event_loop.try_lock();
         loop {
-            let mut driving = self.drive(event_loop.take().unwrap_or_else(|| self.place.stand_by()), false);
+            let mut driving = self.drive(held.take().unwrap_or_else(|| self.place.stand_by()), false);
             while !driving.is_gone() && !driving.is_wanted() {
                 driving.turn(None);
             }
@@ -256,8 +259,8 @@ impl<C> Shared<C> {
         }
     }
 
-    /// Hands a submission in on the consumer's thread: to the loop at rest, or else by the way in. Cold, so that it costs those
-    /// nothing who never come here.
+    /// Hands a submission in on the consumer's thread: to the loop at rest, or else by the way in. A function of its own, so
+    /// that it costs those nothing who never come here.
     #[cold]
     #[inline(never)]
     pub(crate) fn submit_as_consumer(
@@ -265,9 +268,12 @@ impl<C> Shared<C> {
         submission: Submission<C>,
         patience: Patience,
     ) -> Result<(), (SubmitErrorKind, Submission<C>)> {
-        if let Some(mut at_rest) = self.place.at_rest_here() {
-            if let Some(event_loop) = at_rest.between.at_hand() {
-                event_loop.face.take_up(&mut event_loop.core, submission);
+        if let Some(mut between) = self.place.event_loop.try_lock() {
+            if let Some(EventLoop { core, face, .. }) = between.at_hand() {
+                match submission {
+                    Submission::Op(op) if !op.body.goes_out() => face.start(core, op),
+                    submission => face.take_up(core, submission),
+                }
                 return Ok(());
             }
         }
@@ -278,14 +284,15 @@ impl<C> Shared<C> {
 /// The loop, while somebody drives it. Goes back to its place when this is dropped.
 pub(crate) struct Driving<'s, C> {
     shared: &'s Shared<C>,
-    event_loop: Option<Box<EventLoop<Proactor<C>>>>,
+    held: Option<Held<'s, BetweenTurns<C>>>,
     /// It is the consumer who drives.
     inside: bool,
 }
 
 impl<C> Driving<'_, C> {
     fn event_loop(&mut self) -> &mut EventLoop<Proactor<C>> {
-        let Some(event_loop) = &mut self.event_loop else { unreachable!("it is here until the end") };
+        let event_loop = self.held.as_mut().and_then(|between| between.get());
+        let Some(event_loop) = event_loop else { unreachable!("it is here until the end") };
         event_loop
     }
 
@@ -331,31 +338,30 @@ impl<C> Driving<'_, C> {
 
     /// The loop is over.
     fn end(mut self) {
-        if let Some(mut event_loop) = self.event_loop.take() {
+        if let Some(mut event_loop) = self.held.as_mut().and_then(|between| between.take()) {
             event_loop.face.drop_last(&Panics::default());
         }
-        self.unbind();
-        self.shared.place.at_rest().over = true;
-        self.shared.place.given_back.notify_one();
-    }
-
-    fn unbind(&self) {
-        self.shared.pool.unbind();
-        self.shared.inbox.local.unbind();
     }
 }
 
 impl<C> Drop for Driving<'_, C> {
     fn drop(&mut self) {
-        let Some(mut event_loop) = self.event_loop.take() else { return };
-        event_loop.core.count_turn();
-        let (gone, place) = (event_loop.face.is_gone(), &self.shared.place);
-        let between = BetweenTurns::after_turn(event_loop, self.shared);
-        self.unbind();
+        let Some(mut between) = self.held.take() else { return };
+        let gone = between.get().is_none_or(|event_loop| {
+            event_loop.core.count_turn();
+            event_loop.face.is_gone()
+        });
+        between.look_behind(self.shared);
+        self.shared.pool.unbind();
+        self.shared.inbox.local.unbind();
+        drop(between);
+        let place = &self.shared.place;
         if self.inside {
-            return place.leave(between, if gone { Consumer::AwayForGood } else { Consumer::Away });
+            return place.leave(if gone { Consumer::AwayForGood } else { Consumer::Away });
         }
-        place.at_rest().between = between;
+        if !mutant("given_back_unseen") {
+            drop(place.whereabouts());
+        }
         place.given_back.notify_one();
     }
 }

@@ -200,7 +200,6 @@ impl<'c, C, K> Op<'c, C, K> {
     fn send_otherwise(self, context: C, patience: Patience) -> Result<(), SubmitError<C>> {
         let Self { conn, body, bounds, goes, .. } = self;
         match goes {
-            Goes::Whole(len) => conn.submit(context, body, len, bounds, patience),
             Goes::Borrowed(bytes) => {
                 let then = body.then().unwrap_or(Then::Done);
                 // It holds nothing.
@@ -208,6 +207,7 @@ impl<'c, C, K> Op<'c, C, K> {
                 conn.submit_borrowed(context, bytes, then, bounds, patience)
             }
             Goes::Refused(kind) => Err(refuse(kind, context, body)),
+            Goes::Whole(_) => unreachable!("it was sent"),
         }
     }
 
