@@ -191,7 +191,8 @@ pub enum Driver {
     /// The consumer, in its waits: no other thread is woken for a completion. While it is away with a batch the loop is at
     /// rest. What the consumer submits is taken up at once, by the submission itself; for all else (other threads'
     /// submissions, deadlines, new connections, the rest of a long write) it comes back, or stays away for two to four
-    /// milliseconds, and then the loop's thread drives until the next wait.
+    /// milliseconds (up to 32 if it has been coming and going for long), and then the loop's thread drives until the next
+    /// wait.
     ///
     /// Nothing else differs: all guarantees hold, whoever drives. Payloads that need not come back are dropped by the thread
     /// that does. A watcher that is [polled](crate::Watcher::pollable) is driven by the loop's thread.

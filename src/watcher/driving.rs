@@ -25,7 +25,7 @@
 //!   meanwhile; where it finds it held it goes through the ring.
 //! - **D2**, never without one: a consumer that waits drives, or has told the one who does, who looks after each turn (W1),
 //!   and lets go of the loop before he takes the lock, under which the consumer tries it and goes to sleep.
-//!   A loop at rest is taken after two [`WATCH`]es, or after the first later one that meets no submission being taken up.
+//!   A loop at rest is taken after two [`Watch`]es, or after the first later one that meets no submission being taken up.
 //! - **D3**, no watch that nobody needs: while the consumer is inside, the thread sleeps until it leaves. Who says so, and
 //!   who leaves, does it under the lock.
 //!
@@ -51,10 +51,28 @@ use crate::watcher::proactor::Proactor;
 use crate::watcher::shared::Shared;
 use crate::watcher::submission::Submission;
 
-/// How long a consumer is away, at least, before the loop's thread drives. On one processor that thread would wait for about
-/// as long to be let in by a consumer that computes.
-#[cfg(not(loom))]
-const WATCH: Duration = Duration::from_millis(2);
+/// How long the loop's thread sleeps before it looks again whether the consumer stays away: twice as long each time that it
+/// finds it coming and going, since each look is two switches in the midst of work.
+#[derive(Clone, Copy)]
+struct Watch(Duration);
+
+impl Watch {
+    /// On one processor the thread would wait for about as long to be let in by a consumer that computes.
+    const SHORTEST: Self = Self(Duration::from_millis(2));
+    const LONGEST: Duration = Duration::from_millis(16);
+
+    fn longer(self) -> Self {
+        Self((2 * self.0).min(Self::LONGEST))
+    }
+
+    /// A model knows no time: a watch is over whenever another thread has had its turn.
+    fn keep(self) {
+        #[cfg(loom)]
+        thread::yield_now();
+        #[cfg(not(loom))]
+        thread::park_timeout(self.0);
+    }
+}
 
 /// Where the consumer is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -148,10 +166,11 @@ impl<C> Place<C> {
 
     /// The loop's thread waits until it should drive, and the loop is there for it.
     fn stand_by(&self) -> Held<'_, BetweenTurns<C>> {
-        let mut seen = None;
+        let (mut seen, mut watch) = (None, Watch::SHORTEST);
         loop {
             let mut whereabouts = self.whereabouts();
-            let stays = seen.replace(whereabouts.moves) == Some(whereabouts.moves);
+            let before = seen.replace(whereabouts.moves);
+            let stays = before == Some(whereabouts.moves);
             let ours = match whereabouts.consumer {
                 Consumer::AwayForGood => true,
                 Consumer::Away => stays,
@@ -165,19 +184,15 @@ impl<C> Place<C> {
             drop(whereabouts);
             if dozing {
                 thread::park();
-            } else {
-                watch();
+                (seen, watch) = (None, Watch::SHORTEST);
+                continue;
             }
+            if before.is_some() {
+                watch = watch.longer();
+            }
+            watch.keep();
         }
     }
-}
-
-/// A model knows no time: a watch is over whenever another thread has had its turn.
-fn watch() {
-    #[cfg(loom)]
-    thread::yield_now();
-    #[cfg(not(loom))]
-    thread::park_timeout(WATCH);
 }
 
 impl<C> Shared<C> {
@@ -190,8 +205,7 @@ impl<C> Shared<C> {
 
     /// Takes it out again: there is no thread for it.
     pub(crate) fn displace(&self) {
-        let event_loop = self.place.event_loop.try_lock().and_then(|mut held| held.take());
-        drop(event_loop);
+        drop(self.place.event_loop.try_lock().and_then(|mut held| held.take()));
     }
 
     fn drive<'s>(&'s self, held: Held<'s, BetweenTurns<C>>, inside: bool) -> Driving<'s, C> {
@@ -291,9 +305,8 @@ pub(crate) struct Driving<'s, C> {
 
 impl<C> Driving<'_, C> {
     fn event_loop(&mut self) -> &mut EventLoop<Proactor<C>> {
-        let event_loop = self.held.as_mut().and_then(|between| between.get());
-        let Some(event_loop) = event_loop else { unreachable!("it is here until the end") };
-        event_loop
+        let held = self.held.as_mut().and_then(|between| between.get());
+        held.unwrap_or_else(|| unreachable!("it is here until the end"))
     }
 
     fn is_gone(&mut self) -> bool {
@@ -369,5 +382,17 @@ impl<C> Drop for Driving<'_, C> {
 impl<C> std::fmt::Debug for Place<C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Place").finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_becomes_longer_up_to_a_bound() {
+        let watches = std::iter::successors(Some(Watch::SHORTEST), |watch| Some(watch.longer()));
+        let millis: Vec<_> = watches.take(6).map(|watch| watch.0.as_millis()).collect();
+        assert_eq!(millis, [2, 4, 8, 16, 16, 16]);
     }
 }
