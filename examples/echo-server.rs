@@ -117,7 +117,7 @@ impl Arguments {
 }
 
 impl Settings {
-    fn read(self, conn: &Conn) -> Result<(), SubmitError> {
+    fn read(&self, conn: &Conn) -> Result<(), SubmitError> {
         self.submit(match self.read {
             Read::Vec => conn.read(Vec::with_capacity(64 << 10)),
             Read::Pooled => conn.read_pooled(),
@@ -125,7 +125,7 @@ impl Settings {
         })
     }
 
-    fn submit<K>(self, op: Op<'_, (), K>) -> Result<(), SubmitError> {
+    fn submit<K>(&self, op: Op<'_, (), K>) -> Result<(), SubmitError> {
         match self.timeout {
             Some(time) => op.within(time).submit(),
             None => op.submit(),
@@ -133,7 +133,7 @@ impl Settings {
     }
 
     /// The whole server: what to do with one event. Dropping a connection's last handle closes it gracefully.
-    fn serve(self, event: Event<'_>, raised: &dyn Fn()) -> Result<(), SubmitError> {
+    fn serve(&self, event: Event<'_>, raised: &dyn Fn()) -> Result<(), SubmitError> {
         let (conn, outcome) = match event {
             Event::Accepted { conn, .. } => return self.read(&conn),
             Event::Done { conn, outcome, .. } => (conn, outcome),
@@ -158,7 +158,7 @@ impl Settings {
         }
     }
 
-    fn serve_batch(self, batch: Batch<'_>, raised: &dyn Fn()) {
+    fn serve_batch(&self, batch: Batch<'_>, raised: &dyn Fn()) {
         for event in batch {
             match self.serve(event, raised) {
                 Ok(()) => {}
