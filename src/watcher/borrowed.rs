@@ -47,7 +47,7 @@ impl Piece for Borrowed<'_> {
 
 impl<C> Conn<C> {
     /// As `submit`, of a write of `bytes`. A refusal brings no buffer: the bytes never left the caller.
-    #[inline(always)]
+    #[inline(never)]
     pub(crate) fn submit_borrowed(
         &self,
         context: C,

@@ -196,7 +196,7 @@ impl<'c, C, K> Op<'c, C, K> {
         conn.submit(context, body, len, bounds, patience)
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn send_otherwise(self, context: C, patience: Patience) -> Result<(), SubmitError<C>> {
         let Self { conn, body, bounds, goes, .. } = self;
         match goes {
