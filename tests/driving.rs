@@ -203,7 +203,7 @@ fn ping(mut peer: Peer, rounds: u64) {
     }
 }
 
-/// Echoes, and stays away for up to six milliseconds now and then. Posts come in order.
+/// Echoes, and now and then stays away for longer than a busy consumer is watched for. Posts come in order.
 fn serve(rig: &mut Spawned) {
     let (mut posts, mut waits) = (0, 0_u64);
     let end = loop {
@@ -230,8 +230,8 @@ fn serve(rig: &mut Spawned) {
             }
         }
         waits += 1;
-        if waits % 16 == 0 {
-            thread::sleep(Duration::from_millis(waits / 16 % 7));
+        if waits % 64 == 0 {
+            thread::sleep(Duration::from_millis(waits / 64 % 6 * 8));
         }
     };
     assert_eq!(end, WaitError::Closed);
@@ -357,6 +357,24 @@ fn the_consumer_may_move_to_another_thread() {
             .unwrap();
             until(|| driver_of(&mut rig) == thread::current().id());
         }
+    });
+}
+
+/// It may be in the midst of a submission, which holds the loop, when the watcher waits for that elsewhere.
+#[test]
+fn the_last_consumer_may_submit_on_while_another_thread_waits() {
+    const POSTS: u64 = 2_000;
+    check(|| {
+        let mut rig = at_rest();
+        let submitter = rig.submitter.clone();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                for n in 0..POSTS {
+                    assert!(matches!(rig.next(), Taken::Posted(got) if got == n));
+                }
+            });
+            (0..POSTS).for_each(|n| submitter.post(n).unwrap());
+        });
     });
 }
 

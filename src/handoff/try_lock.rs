@@ -29,7 +29,7 @@ pub struct TryLock<T> {
 }
 
 // SAFETY: the value is touched only by who has taken it, one thread at a time (K1), and moves to the next by the release
-// of its store and the acquire of the swap (K2); hence `T: Send` is enough. Breaks if a `Held` were made in another way.
+// of its store and the acquire of the next try (K2); hence `T: Send` is enough. Breaks if a `Held` were made in another way.
 unsafe impl<T: Send> Sync for TryLock<T> {}
 
 impl<T> TryLock<T> {
