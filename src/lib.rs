@@ -308,8 +308,9 @@
 //!
 //! # The parts
 //!
-//! What two threads share is in [`handoff`], public and usable alone: a ring, a gate, a mailbox, counted handles, and a
-//! cell for one thread. How it all fits together, with every invariant, is in `ARCHITECTURE.md`.
+//! What two threads share is in [`handoff`], public and usable alone: a ring, a gate, a mailbox, counted handles, a
+//! cell for one thread, and a lock that is only tried. How it all fits together, with every invariant, is in
+//! `ARCHITECTURE.md`.
 
 #![deny(unsafe_code)]
 

@@ -24,7 +24,7 @@
 //! - **D1**, one driver: the loop is in its place, or held by one [`Driving`]. A submission that is taken up at once holds it
 //!   meanwhile; where it finds it held it goes through the ring.
 //! - **D2**, never without one: a consumer that waits drives, or has told the one who does, who looks after each turn (W1),
-//!   and lets go of the loop before he takes the lock, under which the consumer tries it and goes to sleep.
+//!   and lets go of the loop before taking the lock, under which the consumer tries for it and goes to sleep.
 //!   A loop at rest is taken after two [`Watch`]es, or after the first later one that meets no submission being taken up.
 //! - **D3**, no watch that nobody needs: while the consumer is inside, the thread sleeps until it leaves. Who says so, and
 //!   who leaves, does it under the lock.

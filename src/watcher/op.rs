@@ -207,7 +207,7 @@ impl<'c, C, K> Op<'c, C, K> {
                 conn.submit_borrowed(context, bytes, then, bounds, patience)
             }
             Goes::Refused(kind) => Err(refuse(kind, context, body)),
-            Goes::Whole(_) => unreachable!("it was sent"),
+            Goes::Whole(_) => unreachable!("`send` has sent it"),
         }
     }
 
