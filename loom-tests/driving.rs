@@ -6,11 +6,11 @@
 //!
 //! | model              | threads                                                  | bound | executions | time  | floor  |
 //! |--------------------|----------------------------------------------------------|-------|------------|-------|--------|
-//! | `changes_hands`    | submitter of 2, loop, consumer that waits                | 2     | 10 780     | 2 s   | 5 000  |
+//! | `changes_hands`    | submitter of 2, loop, consumer that waits                | 2     | 10 780     | 2 s   | 7 100  |
 //! | `stays_away`       | writer that is the peer, too, loop, consumer that leaves | 2     | 63 061     | 17 s  | 50 000 |
 //! | `at_once_or_not`   | loop, consumer that submits 2                            | 3     | 3 481      | 0.7 s | 2 000  |
 //! | `polled_from_rest` | loop, consumer that submits 1, and sleeps in a poll      | 3     | 3 236      | 0.7 s | 2 000  |
-//! | `ends`             | submitter of 1 that shuts down, loop, consumer           | 2     | 20 818     | 5 s   | 10 000 |
+//! | `ends`             | submitter of 1 that shuts down, loop, consumer           | 2     | 20 818     | 5 s   | 13 000 |
 //!
 //! A model knows no time: a consumer has been away for long as soon as the loop's thread looks twice and finds it so.
 //!
@@ -43,7 +43,7 @@ fn spawned() -> (Watcher<Mark>, Submitter<Mark>) {
 /// At first the loop's thread drives; the consumer wants the loop, and what is submitted meanwhile.
 #[test]
 fn changes_hands() {
-    explore("driving changes_hands", 2, 5_000, || {
+    explore("driving changes_hands", 2, 7_100, || {
         let (world, tally) = (world(), Tally::default());
         let (mut watcher, submitter) = spawned();
         let posting = thread::spawn({
@@ -128,7 +128,7 @@ fn polled_from_rest() {
 /// Whoever drives by then, both ends learn of it.
 #[test]
 fn ends() {
-    explore("driving ends", 2, 10_000, || {
+    explore("driving ends", 2, 13_000, || {
         let (world, tally) = (world(), Tally::default());
         let (mut watcher, submitter) = spawned();
         let ending = thread::spawn({

@@ -8,12 +8,12 @@
 //!
 //! | model                              | threads                                 | bound | executions | time  | floor  |
 //! |------------------------------------|-----------------------------------------|-------|------------|-------|--------|
-//! | `cancel_against_completion`        | sending peer, loop, canceller and taker | 3     | 19 095     | 5.4 s | 12 000 |
-//! | `deadline_against_completion`      | sending peer, loop, clock and taker     | 3     | 9 393      | 2.2 s | 6 000  |
-//! | `deadline_against_foreign_cancel`  | canceller, loop, clock and taker        | 2     | 3 911      | 1.2 s | 2 500  |
-//! | `deadline_of_a_sleeping_loop`      | submitter, loop, taker                  | 3     | 539        | 0.1 s | 350    |
-//! | `cancelled_right_after_the_submit` | submitter of 2, loop, taker             | 3     | 2 853      | 0.7 s | 1 800  |
-//! | `own_cancel_behind_foreign_read`   | 2 submitters, loop that cancels         | 3     | 15 709     | 4.2 s | 10 000 |
+//! | `cancel_against_completion`        | sending peer, loop, canceller and taker | 3     | 36 424     | 17 s  | 24 000 |
+//! | `deadline_against_completion`      | sending peer, loop, clock and taker     | 3     | 13 480     | 7.6 s | 8 800  |
+//! | `deadline_against_foreign_cancel`  | canceller, loop, clock and taker        | 2     | 7 013      | 4.3 s | 4 600  |
+//! | `deadline_of_a_sleeping_loop`      | submitter, loop, taker                  | 3     | 804        | 0.3 s | 530    |
+//! | `cancelled_right_after_the_submit` | submitter of 2, loop, taker             | 3     | 6 262      | 3.0 s | 4 100  |
+//! | `own_cancel_behind_foreign_read`   | 2 submitters, loop that cancels         | 3     | 21 133     | 3.0 s | 13 000 |
 //!
 //! The loop is the smallest there is, as in `turn.rs`. The clock stands still but where a model moves it; in
 //! `deadline_of_a_sleeping_loop` it jumps to the deadline when everybody sleeps.
@@ -105,7 +105,7 @@ fn assert_byte_is_once(
 /// A byte arrives while the read of it is cancelled.
 #[test]
 fn cancel_against_completion() {
-    explore("giving_up cancel_against_completion", 3, 12_000, || {
+    explore("giving_up cancel_against_completion", 3, 24_000, || {
         let (world, tally) = (world(), Tally::default());
         let (mut watcher, submitter, conn, peer) = connected(&world, &tally);
         let id = quietly(|| start(&conn, tally.mark(1), None));
@@ -126,7 +126,7 @@ fn cancel_against_completion() {
 /// A byte arrives as the time of the read of it is over.
 #[test]
 fn deadline_against_completion() {
-    explore("giving_up deadline_against_completion", 3, 6_000, || {
+    explore("giving_up deadline_against_completion", 3, 8_800, || {
         let (world, tally) = (world(), Tally::default());
         let (mut watcher, submitter, conn, peer) = connected(&world, &tally);
         let _ = quietly(|| start(&conn, tally.mark(1), Some(SOON)));
@@ -147,7 +147,7 @@ fn deadline_against_completion() {
 /// The time of a read is over as another thread cancels it. What comes to its place has no deadline.
 #[test]
 fn deadline_against_foreign_cancel() {
-    explore("giving_up deadline_against_foreign_cancel", 2, 2_500, || {
+    explore("giving_up deadline_against_foreign_cancel", 2, 4_600, || {
         let (world, tally) = (world(), Tally::default());
         let (mut watcher, submitter, conn, peer) = connected(&world, &tally);
         let id = quietly(|| start(&conn, tally.mark(1), Some(SOON)));
@@ -182,7 +182,7 @@ fn assert_over_but_for_a_read(watcher: &mut Watcher<Mark>, submitter: &Submitter
 /// The first deadline there is comes from another thread, to a loop that sleeps or is about to.
 #[test]
 fn deadline_of_a_sleeping_loop() {
-    explore("giving_up deadline_of_a_sleeping_loop", 3, 350, || {
+    explore("giving_up deadline_of_a_sleeping_loop", 3, 530, || {
         let (world, tally) = (world(), Tally::default());
         let (mut watcher, submitter, conn, peer) = connected(&world, &tally);
         world.configure(|config| config.clock = Clock::Patient);
@@ -202,7 +202,7 @@ fn deadline_of_a_sleeping_loop() {
 /// A thread cancels what it has just submitted: it is there to be found, wherever the loop is.
 #[test]
 fn cancelled_right_after_the_submit() {
-    explore("giving_up cancelled_right_after_the_submit", 3, 1_800, || {
+    explore("giving_up cancelled_right_after_the_submit", 3, 4_100, || {
         let (world, tally) = (world(), Tally::default());
         let (mut watcher, submitter, conn, peer) = connected(&world, &tally);
         let other = thread::spawn({
@@ -224,7 +224,7 @@ fn cancelled_right_after_the_submit() {
 /// The loop's own thread cancels what another has submitted before, with a slot in front of it that is not published yet.
 #[test]
 fn own_cancel_behind_foreign_read() {
-    explore("giving_up own_cancel_behind_foreign_read", 3, 10_000, || {
+    explore("giving_up own_cancel_behind_foreign_read", 3, 13_000, || {
         let (world, tally) = (world(), Tally::default());
         let (mut watcher, submitter) = quietly(|| EmbeddedWatcher::new_for(tiny()).unwrap());
         let (conn, peer) = quietly(|| {

@@ -4,7 +4,7 @@
 //!
 //! | model                | threads                                  | bound | executions | time  | floor |
 //! |----------------------|------------------------------------------|-------|------------|-------|-------|
-//! | `last_drops`         | 2 droppers of one block, 1 drainer       | 20    | 1 226      | 0.2 s | 500   |
+//! | `last_drops`         | 2 droppers of one block, 1 drainer       | 20    | 1 226      | 0.2 s | 800   |
 //! | `two_blocks`         | 2 droppers of a block each, 1 drainer    | 4     | 7 296      | 0.8 s | 5 000 |
 //! | `drop_against_close` | 1 dropper, 1 that closes and leaves      | 20    | 32         | 0.1 s | 20    |
 //! | `operations`         | 2 that begin under a cap of 1, 1 drainer | 4     | 2 395      | 0.4 s | 1 500 |
@@ -82,7 +82,7 @@ fn own(home: &Home, kept: &mut Vec<Returned<Conn>>) {
 
 #[test]
 fn last_drops() {
-    explore("handles last_drops", 20, 500, || {
+    explore("handles last_drops", 20, 800, || {
         let home = Arc::new(Home::default());
         let first = conn(&home);
         let second = first.clone();

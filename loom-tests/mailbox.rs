@@ -4,7 +4,7 @@
 //!
 //! | model              | threads                                         | bound | executions | time  | floor  |
 //! |--------------------|-------------------------------------------------|-------|------------|-------|--------|
-//! | `nothing_lost`     | publisher of 3, taker that tries                | 20    | 1 090      | 0.2 s | 500    |
+//! | `nothing_lost`     | publisher of 3, taker that tries                | 20    | 1 090      | 0.2 s | 710    |
 //! | `wakes_and_raises` | publisher of 2 that sleeps, taker that waits    | 5     | 7 184      | 1.1 s | 5 000  |
 //! | `given_up_waits`   | publisher of 2, taker that gives up, then moves | 3     | 24 818     | 4.1 s | 15 000 |
 //! | `bell`             | publisher of 2 that sleeps, taker with a bell   | 5     | 1 531      | 0.3 s | 1 000  |
@@ -63,7 +63,7 @@ fn empty(taker: &mut Taker<Batch>, into: &mut Vec<usize>) {
 /// The taker tries twice while three items are published one by one; then both are looked at from outside.
 #[test]
 fn nothing_lost() {
-    explore("mailbox nothing_lost", 20, 500, || {
+    explore("mailbox nothing_lost", 20, 710, || {
         let (mut publisher, mut taker) = marked();
         let publishing = thread::spawn(move || {
             for item in 0..3 {

@@ -7,10 +7,10 @@
 //!
 //! | model            | threads                                                 | bound | executions | time  | floor  |
 //! |------------------|---------------------------------------------------------|-------|------------|-------|--------|
-//! | `pollable`       | submitter of 2, loop, poller that asks for it meanwhile | 2     | 1 861      | 0.9 s | 1 000  |
-//! | `pollable_end`   | submitter of 1 that shuts down, loop, poller            | 2     | 3 759      | 2.0 s | 1 000  |
-//! | `foreign_loop`   | submitter of 3 into 2 slots, poller that is the loop    | 3     | 7 224      | 2.8 s | 5 000  |
-//! | `foreign_end`    | submitter of 1 that shuts down, poller that is the loop | 3     | 3 037      | 1.0 s | 2 000  |
+//! | `pollable`       | submitter of 2, loop, poller that asks for it meanwhile | 2     | 2 530      | 0.8 s | 1 600  |
+//! | `pollable_end`   | submitter of 1 that shuts down, loop, poller            | 2     | 4 309      | 1.8 s | 2 800  |
+//! | `foreign_loop`   | submitter of 3 into 2 slots, poller that is the loop    | 3     | 12 065     | 3.8 s | 7 900  |
+//! | `foreign_end`    | submitter of 1 that shuts down, poller that is the loop | 3     | 3 650      | 1.0 s | 2 400  |
 //!
 //! Left out: the kernel's part. That an epoll in a poll tells of each new edge is held by tests in `src/sys/epoll.rs`.
 
@@ -29,7 +29,7 @@ use real::{Tally, finish, posted, quietly, spawned, tiny, world};
 
 #[test]
 fn pollable() {
-    explore("polled pollable", 2, 1_000, || {
+    explore("polled pollable", 2, 1_600, || {
         let (world, tally) = (world(), Tally::default());
         let (mut watcher, submitter) = spawned();
         let posting = thread::spawn({
@@ -52,7 +52,7 @@ fn pollable() {
 
 #[test]
 fn pollable_end() {
-    explore("polled pollable_end", 2, 1_000, || {
+    explore("polled pollable_end", 2, 2_800, || {
         let (world, tally) = (world(), Tally::default());
         let (mut watcher, submitter) = spawned();
         let ending = thread::spawn({
@@ -88,7 +88,7 @@ fn poll<C: Send>(watcher: &mut EmbeddedWatcher<C>) {
 
 #[test]
 fn foreign_loop() {
-    explore("polled foreign_loop", 3, 5_000, || {
+    explore("polled foreign_loop", 3, 7_900, || {
         let (world, tally) = (world(), Tally::default());
         let (mut watcher, submitter) = quietly(|| EmbeddedWatcher::new_for(tiny()).unwrap());
         let posting = thread::spawn({
@@ -110,7 +110,7 @@ fn foreign_loop() {
 
 #[test]
 fn foreign_end() {
-    explore("polled foreign_end", 3, 2_000, || {
+    explore("polled foreign_end", 3, 2_400, || {
         let (world, tally) = (world(), Tally::default());
         let (mut watcher, submitter) = quietly(|| EmbeddedWatcher::new_for(tiny()).unwrap());
         let ending = thread::spawn({

@@ -8,13 +8,13 @@
 //! | model                          | threads                                       | bound | executions | time  | floor  |
 //! |--------------------------------|-----------------------------------------------|-------|------------|-------|--------|
 //! | `pieces`                       | submitter, mini loop, taker; 2 items          | 2     | 7 657      | 2.5 s | 5 000  |
-//! | `posts_in_order`               | submitter of 3 into 2 slots, loop, taker      | 2     | 24 308     | 8 s   | 15 000 |
-//! | `room_for_two`                 | 2 submitters before a full ring, loop         | 1     | 3 112      | 0.9 s | 2 000  |
-//! | `echo`                         | reader, loop, writer that is the peer, too    | 2     | 3 708      | 2.6 s | 2 500  |
-//! | `post_interrupts`              | submitter, loop, taker with a read pending    | 2     | 2 968      | 1.6 s | 2 000  |
-//! | `embedded`                     | submitter of 3 into 2 slots, loop             | 3     | 14 828     | 7.6 s | 10 000 |
-//! | `own_close_behind_foreign_write` | 2 submitters, loop                          | 3     | 8 654      | 6 s   | 5 000  |
-//! | `delegated_here_used_there`    | submitter, loop                               | 3     | 581        | 0.2 s | 400    |
+//! | `posts_in_order`               | submitter of 3 into 2 slots, loop, taker      | 2     | 74 030     | 17 s  | 48 000 |
+//! | `room_for_two`                 | 2 submitters before a full ring, loop         | 1     | 3 408      | 2.7 s | 2 000  |
+//! | `echo`                         | reader, loop, writer that is the peer, too    | 2     | 7 974      | 3.5 s | 5 200  |
+//! | `post_interrupts`              | submitter, loop, taker with a read pending    | 2     | 6 012      | 3.7 s | 3 900  |
+//! | `embedded`                     | submitter of 3 into 2 slots, loop             | 3     | 16 579     | 4.2 s | 10 000 |
+//! | `own_close_behind_foreign_write` | 2 submitters, loop                          | 3     | 21 778     | 11 s  | 14 000 |
+//! | `delegated_here_used_there`    | submitter, loop                               | 3     | 818        | 0.3 s | 530    |
 //! | `parked_between_turns`         | submitter, loop, then another submitter       | 3     | 144        | 0.1 s | 100    |
 //!
 //! The loop of the crate is real; the smallest there is: two slots, batches of one. What is no part of the question
@@ -126,7 +126,7 @@ fn pieces() {
 /// Three posts through a ring of two, in batches of one: the submitter waits for room, the loop for the taker.
 #[test]
 fn posts_in_order() {
-    explore("turn posts_in_order", 2, 15_000, || {
+    explore("turn posts_in_order", 2, 48_000, || {
         let (world, tally) = (world(), Tally::default());
         let (mut watcher, submitter) = spawned();
         let posting = thread::spawn({
@@ -175,7 +175,7 @@ fn room_for_two() {
 /// Another thread reads, this one writes what was read; the peer sends meanwhile.
 #[test]
 fn echo() {
-    explore("turn echo", 2, 2_500, || {
+    explore("turn echo", 2, 5_200, || {
         let (world, tally) = (world(), Tally::default());
         let (mut watcher, submitter, conn, peer) = connected(&world, &tally);
         let reading = thread::spawn({
@@ -208,7 +208,7 @@ fn echo() {
 /// The waiting thread has a read pending that nothing will end; a post of another thread ends the wait.
 #[test]
 fn post_interrupts() {
-    explore("turn post_interrupts", 2, 2_000, || {
+    explore("turn post_interrupts", 2, 3_900, || {
         let (world, tally) = (world(), Tally::default());
         let (mut watcher, submitter, conn, peer) = connected(&world, &tally);
         let posting = thread::spawn({
@@ -260,7 +260,7 @@ fn embedded() {
 /// that one in the ring may be reserved and not published yet.
 #[test]
 fn own_close_behind_foreign_write() {
-    explore("turn own_close_behind_foreign_write", 3, 5_000, || {
+    explore("turn own_close_behind_foreign_write", 3, 14_000, || {
         let (world, tally) = (world(), Tally::default());
         let (mut watcher, submitter) = quietly(|| EmbeddedWatcher::new_for(tiny()).unwrap());
         let (conn, peer) = quietly(|| {
@@ -303,7 +303,7 @@ fn own_close_behind_foreign_write() {
 /// the delegation from being taken up as it is submitted.
 #[test]
 fn delegated_here_used_there() {
-    explore("turn delegated_here_used_there", 3, 400, || {
+    explore("turn delegated_here_used_there", 3, 530, || {
         let (world, tally) = (world(), Tally::default());
         let (mut watcher, submitter) = quietly(|| EmbeddedWatcher::new_for(tiny()).unwrap());
         let (socket, peer) = quietly(|| world.pair());
