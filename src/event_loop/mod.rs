@@ -27,7 +27,8 @@
 //! I6 (a handle never reaches another connection), I8 (fairness), I9 (an edge is awaited only after EAGAIN or a
 //! conclusive short read), I10 (a full batch is not work) are kept here; the numbers are those of ARCHITECTURE.md.
 //!
-//! Models: loom-tests/turn.rs. Mutants that must fail: `owed_ignored`, `opened_late`.
+//! Models: loom-tests/turn.rs, loom-tests/lifecycle.rs. Mutants that must fail: `owed_ignored`, `opened_late`,
+//! `raise_forgotten`.
 
 use std::collections::VecDeque;
 use std::io;
@@ -87,8 +88,9 @@ pub(crate) trait Face: Sized {
     fn begin(&mut self, _core: &mut Core<Self::Session, Self::Tag>) {}
     /// The waker was written: empties it.
     fn woken(&mut self);
-    /// Takes over what other threads, and this one outside the loop, have handed in.
-    fn collect(&mut self, core: &mut Core<Self::Session, Self::Tag>);
+    /// Takes over what other threads, and this one outside the loop, have handed in. `raised`: so was the gate, since this was
+    /// last called; what nobody does without raising it need not be looked for otherwise.
+    fn collect(&mut self, core: &mut Core<Self::Session, Self::Tag>, raised: bool);
     /// Moves one session on, within its budget. It gets the session itself: one look-up serves a whole step.
     fn step(&mut self, key: Key, session: &mut Session<Self::Session>, timers: &mut Timers) -> Step;
     /// Moves the beginning or the end of a session on, which may take it out of the core.
@@ -242,7 +244,7 @@ impl<F: Face> EventLoop<F> {
     }
 
     /// The same, for who has seen to it that there is no work that [needs no event](Self::is_busy), or only polls.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn park_for(&mut self, until: Option<u64>) -> io::Result<()> {
         // Entries of ended sessions may be reused from here on: no event fetched before is left to name them (I6).
         self.core.sessions.recycle();
@@ -265,9 +267,7 @@ impl<F: Face> EventLoop<F> {
 
     /// Everything but the park: from the gate's opening to its closing.
     pub(crate) fn pass(&mut self) {
-        if !mutant("opened_late") {
-            self.keeper.open();
-        }
+        let raised = self.open();
         // Until it is over: a turn that a panic cuts short leaves the gate open, where a raise writes no waker.
         self.owed = true;
         count(&self.core.counters.turns);
@@ -275,7 +275,7 @@ impl<F: Face> EventLoop<F> {
         self.face.begin(&mut self.core);
         self.accept();
         self.readiness();
-        self.face.collect(&mut self.core);
+        self.face.collect(&mut self.core, raised);
         if mutant("opened_late") {
             self.keeper.open();
         }
@@ -291,11 +291,20 @@ impl<F: Face> EventLoop<F> {
         self.owed = !self.keeper.close();
     }
 
+    /// Opens the gate. Was it raised since the last turn has looked, before it was closed or after?
+    fn open(&mut self) -> bool {
+        let owed = self.owed && !mutant("raise_forgotten");
+        (!mutant("opened_late") && self.keeper.open()) || owed
+    }
+
     /// Work that no event will announce. A full batch is none: the take that makes room raises the gate (I10).
+    #[inline]
     pub(crate) fn is_busy(&mut self) -> bool {
-        if self.face.busy() {
-            return true;
-        }
+        self.face.busy() || ((!self.core.ready.is_empty() || self.core.accepting) && self.can_go_on())
+    }
+
+    #[inline(never)]
+    fn can_go_on(&mut self) -> bool {
         let can_serve = !self.core.ready.is_empty() && !self.face.full();
         can_serve || (self.core.accepting && self.face.may_accept())
     }

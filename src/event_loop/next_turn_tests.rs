@@ -1,4 +1,4 @@
-//! How long a loop inside of another may sleep.
+//! How long a loop inside of another may sleep, and which of its turns hears of a raise.
 
 use super::*;
 use crate::event_loop::next_turn::NextTurn;
@@ -31,4 +31,20 @@ fn it_does_not_sleep_on_a_raise_within_the_turn() {
     assert_eq!(bed.event_loop.next_turn(), NextTurn::Now);
     assert_eq!(bed.turn(), []);
     assert_eq!(bed.event_loop.next_turn(), NextTurn::WhenReadable);
+}
+
+/// Whether it came within the turn before or after that, the turn that is taken for it hears of it, and no other.
+#[test]
+fn a_raise_is_told_to_one_turn() {
+    let mut bed = bed();
+    bed.pass();
+    let raiser = bed.raiser.clone();
+    bed.face().collect = Some(Box::new(move |_| assert!(!raiser.raise())));
+    bed.pass();
+    bed.pass();
+    bed.pass();
+    assert!(bed.raiser.raise());
+    bed.pass();
+    bed.pass();
+    assert_eq!(bed.face().raised, [false, false, true, false, true, false]);
 }

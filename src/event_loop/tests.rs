@@ -39,6 +39,8 @@ struct Script {
     trap: Option<u32>,
     /// What is done instead of taking up submissions.
     collect: Option<Hook>,
+    /// What was said of the gate then.
+    raised: Vec<bool>,
 }
 
 impl Face for Script {
@@ -49,7 +51,8 @@ impl Face for Script {
         self.seen.push(Seen::Woken);
     }
 
-    fn collect(&mut self, core: &mut Core<u32, ()>) {
+    fn collect(&mut self, core: &mut Core<u32, ()>, raised: bool) {
+        self.raised.push(raised);
         if let Some(hook) = self.collect.take() {
             hook(core);
         }
@@ -122,6 +125,7 @@ fn bed_with(limits: Limits) -> Bed {
         credit: usize::MAX,
         trap: None,
         collect: None,
+        raised: Vec::new(),
     };
     Bed { world, event_loop: EventLoop::new(core, face, keeper), raiser, waker, sessions: 0 }
 }

@@ -98,24 +98,30 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Begins a turn: from here to [`close`](Self::close) no raise asks for a write to the waker.
+    /// Begins a turn: from here to [`close`](Self::close) no raise asks for a write to the waker. Whether there was a raise
+    /// since the last `close`: if there was none, nor during the turn before it, there is nothing of the raisers' to look at.
     ///
     /// Call it after waking and before looking at what raisers publish. Whatever was published before a raise that
     /// came earlier than this call is visible after it. Cost: one swap.
     ///
     /// ```
     /// let (raiser, mut keeper) = gaio::handoff::gate();
-    /// keeper.open();
+    /// assert!(!keeper.open());
     /// assert!(!raiser.raise());
+    /// assert!(!keeper.close()); // raised during the turn
+    /// assert!(!keeper.open()); // which is not told twice
+    /// # let _ = keeper.close();
+    /// assert!(raiser.raise());
+    /// assert!(keeper.open());
     /// ```
-    pub fn open(&mut self) {
+    pub fn open(&mut self) -> bool {
         if mutant("open_by_store") {
             self.word.store(AWAKE, Relaxed);
-            return;
+            return true;
         }
         // Acquire: this swap eats a NOTIFIED, so it must see what that raiser published: the drain that follows is
         // the turn it was promised (W1). A store would eat it unseen.
-        self.word.swap(AWAKE, order!(GATE_OPEN, Acquire));
+        self.word.swap(AWAKE, order!(GATE_OPEN, Acquire)) == NOTIFIED
     }
 
     /// Ends a turn. On `true` the loop may block until the waker is written; on `false` somebody raised during the

@@ -228,7 +228,7 @@ impl<P: Protocol> event_loop::Face for Sessions<P> {
         self.mail.inbox.drain_waker();
     }
 
-    fn collect(&mut self, core: &mut Core<P>) {
+    fn collect(&mut self, core: &mut Core<P>, _raised: bool) {
         self.deliver(core);
         self.attempt_connects(core);
     }

@@ -125,6 +125,12 @@ impl<C> Connects<C> {
         Self { all: BTreeMap::new(), sockets: HashMap::new(), queue: VecDeque::new(), outside: VecDeque::new() }
     }
 
+    /// 0 if no attempt is to be made, neither now nor when there is a place.
+    #[inline]
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.len() | self.outside.len()
+    }
+
     /// Is there an attempt to be made?
     pub(crate) fn are_due(&self, has_place: impl Fn() -> bool) -> bool {
         !self.queue.is_empty() || (!self.outside.is_empty() && has_place())
@@ -162,15 +168,7 @@ impl<C> Proactor<C> {
     }
 
     /// Makes the attempts that are due, within a budget.
-    #[inline]
     pub(crate) fn attempt_connects(&mut self, core: &mut Core) {
-        if !self.connects.queue.is_empty() || !self.connects.outside.is_empty() {
-            self.attempt_those_due(core);
-        }
-    }
-
-    #[inline(never)]
-    fn attempt_those_due(&mut self, core: &mut Core) {
         for _ in 0..ATTEMPTS_PER_TURN {
             let id = self.connects.queue.pop_front().or_else(|| self.connects.come_in(|| self.shared.has_place()));
             let Some(id) = id else { return };

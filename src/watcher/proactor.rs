@@ -223,10 +223,35 @@ impl<C> Proactor<C> {
         }
     }
 
-    // --- what comes home ---
+    // --- what is rarely there ---
+
+    /// Is none of it there? One look at the lot: nearly always that is all.
+    #[inline(always)]
+    fn has_nothing_rare(&self) -> bool {
+        (self.starving.line.len() | self.connects.queued() | self.spent.some()) == 0 && self.shared.returns.is_empty()
+    }
+
+    #[inline(never)]
+    fn collect_what_is_rare(&mut self, core: &mut Core) {
+        self.attempt_connects(core);
+        if !self.shared.returns.is_empty() {
+            self.collect_returns(core);
+        }
+        if self.can_feed() {
+            self.feed(core);
+        }
+    }
+
+    #[inline(never)]
+    fn busy_with_what_is_rare(&mut self) -> bool {
+        self.can_feed()
+            || self.connects.are_due(|| self.shared.has_place())
+            || (!self.shared.returns.is_empty() && !mutant("returns_overlooked"))
+            // Of a write that was sent between two turns.
+            || self.has_spent()
+    }
 
     /// Takes in the connections whose last handle is gone: they are closed gracefully.
-    #[inline(never)]
     fn collect_returns(&mut self, core: &mut Core) {
         for link in self.shared.clone().returns.drain() {
             if let Token::Session(token) = link.token() {
@@ -248,17 +273,15 @@ impl<C> event_loop::Face for Proactor<C> {
         self.shared.inbox.drain_waker();
     }
 
-    fn collect(&mut self, core: &mut Core) {
+    fn collect(&mut self, core: &mut Core, raised: bool) {
         if self.intake.has_some(&self.shared.inbox) {
             self.drain(core);
         }
-        self.attempt_connects(core);
-        if !self.shared.returns.is_empty() {
-            self.collect_returns(core);
+        if !self.has_nothing_rare() {
+            self.collect_what_is_rare(core);
         }
-        self.end_dropped_listeners(core);
-        if self.can_feed() {
-            self.feed(core);
+        if raised {
+            self.end_dropped_listeners(core);
         }
     }
 
@@ -319,13 +342,9 @@ impl<C> event_loop::Face for Proactor<C> {
         self.outbox.take_woken()
     }
 
+    #[inline]
     fn busy(&mut self) -> bool {
-        // Neither handles dropped by this thread within the turn nor its own submissions raise the gate.
-        self.can_feed()
-            || self.connects.are_due(|| self.shared.has_place())
-            || (!self.shared.returns.is_empty() && !mutant("returns_overlooked"))
-            || self.shared.inbox.has_local()
-            // Of a write that was sent between two turns.
-            || self.has_spent()
+        // Neither this thread's own submissions nor handles that it has dropped within the turn raise the gate.
+        self.shared.inbox.has_local() || (!self.has_nothing_rare() && self.busy_with_what_is_rare())
     }
 }

@@ -27,10 +27,10 @@ impl Spent {
         self.pieces.push(pieces);
     }
 
+    /// 0 if there is none: one comparison tells, since it is asked for several times a turn.
     #[inline]
-    fn is_empty(&self) -> bool {
-        // One comparison: it is asked for several times a turn.
-        (self.whole.len() | self.pieces.len()) == 0
+    pub(crate) fn some(&self) -> usize {
+        self.whole.len() | self.pieces.len()
     }
 
     /// The next one. Those behind it stay here, however its drop ends.
@@ -50,7 +50,7 @@ impl<C> Proactor<C> {
     /// has been handed over.
     #[inline]
     pub(crate) fn has_spent(&self) -> bool {
-        !self.spent.is_empty() && matches!(self.ending, Ending::No | Ending::Grace(_))
+        self.spent.some() > 0 && matches!(self.ending, Ending::No | Ending::Grace(_))
     }
 
     /// Drops what is done with.

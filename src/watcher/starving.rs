@@ -27,7 +27,7 @@ const PORTION: usize = 32;
 
 #[derive(Debug, Default)]
 pub(crate) struct Starving {
-    line: VecDeque<Key>,
+    pub(super) line: VecDeque<Key>,
     /// Somebody found no room in this arena: it feeds nobody more.
     full: bool,
     /// So many in front were called, and got nothing.

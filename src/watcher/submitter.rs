@@ -43,7 +43,7 @@ impl<C> Drop for Listener<C> {
     fn drop(&mut self) {
         // Release pairs with the loop's load: it only needs to see that the handle is gone.
         self.flag.store(true, Ordering::Release);
-        // On the loop's thread, too: it does not look at the flags of all listeners before it sleeps.
+        // On the loop's thread, too: it looks at the flags of all listeners only where the gate was raised.
         self.shared.inbox.raise();
     }
 }
