@@ -96,12 +96,12 @@ way() {
 
 # What holds now; a change that costs more has to say why. (The goals: 900 embedded, 750 linked; 1 200 spawned, 900 linked.
 # Of the separate ways the one that reads into a vector is the cheapest: what was written is what is read into next.)
-way embedded vec separate 890
-way embedded leased separate 1085
+way embedded vec separate 885
+way embedded leased separate 1075
 way embedded leased linked 710
-way embedded pooled separate 935
-way spawned vec separate 1190
-way spawned leased separate 1450
+way embedded pooled separate 910
+way spawned vec separate 1180
+way spawned leased separate 1400
 way spawned leased linked 840
 way consumer leased linked 760
 way consumer pooled separate 995

@@ -139,22 +139,27 @@ impl Settings {
             Event::Done { conn, outcome, .. } => (conn, outcome),
             _ => return Ok(()),
         };
-        match outcome {
-            Outcome::Read(bytes) if self.linked => self.submit(conn.write(bytes).then_read()),
-            Outcome::Read(bytes) => self.submit(conn.write(bytes)),
-            Outcome::Pooled(bytes) if self.linked => self.submit(conn.write_copied(bytes).then_read_pooled()),
-            Outcome::Pooled(bytes) => self.submit(conn.write_copied(bytes)),
-            Outcome::Leased(lease) if self.linked => self.submit(conn.write(lease).then_read_leased()),
-            Outcome::Leased(lease) => self.submit(conn.write(lease)),
-            Outcome::Wrote(Payload::Vec(bytes)) => self.submit(conn.read(bytes)),
-            Outcome::Wrote(_) => self.read(&conn),
-            Outcome::Eof(_) | Outcome::Failed(_) => Ok(()),
+        match (self.read, outcome) {
+            (Read::Vec, Outcome::Read(bytes)) if self.linked => self.submit(conn.write(bytes).then_read()),
+            (Read::Vec, Outcome::Read(bytes)) => self.submit(conn.write(bytes)),
+            (Read::Vec, Outcome::Wrote(Payload::Vec(bytes))) => self.submit(conn.read(bytes)),
+            (Read::Pooled, Outcome::Pooled(bytes)) if self.linked => {
+                self.submit(conn.write_copied(bytes).then_read_pooled())
+            }
+            (Read::Pooled, Outcome::Pooled(bytes)) => self.submit(conn.write_copied(bytes)),
+            (Read::Pooled, Outcome::Wrote(_copied)) => self.submit(conn.read_pooled()),
+            (Read::Leased, Outcome::Leased(lease)) if self.linked => self.submit(conn.write(lease).then_read_leased()),
+            (Read::Leased, Outcome::Leased(lease)) => self.submit(conn.write(lease)),
+            (Read::Leased, Outcome::Wrote(_lease)) => self.submit(conn.read_leased()),
             // Asked for of the signals' socket alone.
-            Outcome::Readable => {
+            (_, Outcome::Readable) => {
                 raised();
                 Ok(())
             }
-            Outcome::ShutDown | Outcome::Closed | Outcome::Detached(_) => Ok(()),
+            (_, Outcome::Eof(_) | Outcome::Failed(_)) => Ok(()),
+            (_, Outcome::ShutDown | Outcome::Closed | Outcome::Detached(_)) => Ok(()),
+            // It reads in one way only.
+            (_, Outcome::Read(_) | Outcome::Pooled(_) | Outcome::Leased(_) | Outcome::Wrote(_)) => Ok(()),
         }
     }
 

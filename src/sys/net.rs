@@ -8,42 +8,56 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
-use rustix::io::retry_on_intr;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketAddrAny, sockopt};
 
 use super::Errno;
 use super::epoll::Socket;
 
+/// Calls until it is not a signal that ends the call. As `retry_on_intr`, which is left a function of its own: 25 instructions a
+/// message.
+#[inline(always)]
+fn uninterrupted<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}
+
 /// Receives into the spare capacity of `buf`, which is never reallocated; 0 is the end of the stream.
 ///
 /// A buffer without room is refused (EINVAL): the kernel would answer 0, which reads like an end.
+#[inline]
 pub(crate) fn recv_vec(socket: &Socket, buf: &mut Vec<u8>) -> Result<usize, Errno> {
     if buf.len() == buf.capacity() {
         return Err(Errno::INVAL);
     }
-    retry_on_intr(|| rustix::net::recv(socket, spare_capacity(buf), RecvFlags::empty())).map(|(_, len)| len)
+    uninterrupted(|| rustix::net::recv(socket, spare_capacity(buf), RecvFlags::empty())).map(|(_, len)| len)
 }
 
 /// Receives into `buf`, which must not be empty; 0 is the end of the stream.
+#[inline]
 pub(crate) fn recv_slice(socket: &Socket, buf: &mut [u8]) -> Result<usize, Errno> {
     if buf.is_empty() {
         return Err(Errno::INVAL);
     }
-    retry_on_intr(|| rustix::net::recv(socket, &mut *buf, RecvFlags::empty())).map(|(_, len)| len)
+    uninterrupted(|| rustix::net::recv(socket, &mut *buf, RecvFlags::empty())).map(|(_, len)| len)
 }
 
 /// Is there something to receive? How many bytes of a small look, 0 at the end of the stream; nothing is taken.
 pub(crate) fn peek(socket: &Socket) -> Result<usize, Errno> {
     let mut look = [0; 1];
-    retry_on_intr(|| rustix::net::recv(socket, &mut look, RecvFlags::PEEK)).map(|(_, len)| len)
+    uninterrupted(|| rustix::net::recv(socket, &mut look, RecvFlags::PEEK)).map(|(_, len)| len)
 }
 
 /// Sends the slices as one run of bytes (on a datagram socket: as one datagram) and says how many went.
 ///
 /// At most [`super::MAX_SLICES`] slices. MSG_NOSIGNAL is why this is never a `writev`: a broken connection must not
 /// kill the process of a user who kept the default SIGPIPE.
+#[inline]
 pub(crate) fn send(socket: &Socket, bufs: &[IoSlice<'_>]) -> Result<usize, Errno> {
-    retry_on_intr(|| match bufs {
+    uninterrupted(|| match bufs {
         // A plain send spares the kernel a copy of the header and of the list.
         [one] => rustix::net::send(socket, one, SendFlags::NOSIGNAL),
         many => rustix::net::sendmsg(socket, many, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL),

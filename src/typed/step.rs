@@ -48,6 +48,7 @@ impl<P: Protocol> Sessions<P> {
         core.enqueue(key);
     }
 
+    #[inline(always)] // Called in one place, for each message.
     pub(crate) fn go_on(
         &mut self,
         key: Key,
@@ -135,19 +136,8 @@ impl<P: Protocol> Sessions<P> {
         token: u64,
         frames: &mut u32,
     ) -> Result<usize, Doom> {
-        let kept = session.state.machine.partial.as_mut().map(|partial| std::mem::take(&mut partial.bytes));
-        let was_kept = kept.is_some();
-        let verb = match kept {
-            Some(mut bytes) => {
-                make_room(&mut bytes, self.bench.limits.receive);
-                let (bytes, verb) = session.recv_vec(bytes);
-                if let Some(partial) = &mut session.state.machine.partial {
-                    partial.bytes = bytes;
-                }
-                verb
-            }
-            None => session.recv_slice(&mut self.receive),
-        };
+        let was_kept = session.state.machine.partial.is_some();
+        let verb = if was_kept { self.receive_rest(session) } else { session.recv_slice(&mut self.receive) };
         match verb {
             Verb::Moved(n) if was_kept => self.feed_partial(session, timers, token, frames).map(|()| n),
             Verb::Moved(n) => {
@@ -170,6 +160,19 @@ impl<P: Protocol> Sessions<P> {
             }
             Verb::Failed(errno) => Err(End::Os(errno.into()).into()),
         }
+    }
+
+    /// One receive, behind what is kept of a message that has not come whole.
+    #[inline(never)]
+    fn receive_rest(&self, session: &mut Session<Typed<P>>) -> Verb {
+        let kept = session.state.machine.partial.as_mut().map(|partial| std::mem::take(&mut partial.bytes));
+        let Some(mut bytes) = kept else { return Verb::Pending };
+        make_room(&mut bytes, self.bench.limits.receive);
+        let (bytes, verb) = session.recv_vec(bytes);
+        if let Some(partial) = &mut session.state.machine.partial {
+            partial.bytes = bytes;
+        }
+        verb
     }
 
     /// What callbacks have left to do, if they have.

@@ -6,24 +6,23 @@
 
 use crate::error::{ConnectError, OpError, WaitError};
 use crate::event_loop::linear::{Linear, Vacant};
+use crate::watcher::Conn;
 use crate::watcher::aligned::{Aligned, LINE};
-use crate::watcher::outcome::{Detached, Event, Failure, ListenerId, Outcome, Payload};
+use crate::watcher::outcome::{Event, ListenerId, Outcome};
 use crate::watcher::shared::Shared;
-use crate::watcher::{Conn, Lease};
 
-/// An [`Outcome`] whose pooled bytes are still a range.
+/// An [`Outcome`] as it lies in a batch: as it is handed out, but for pooled bytes, which are still a range.
 #[derive(Debug)]
 pub(crate) enum Stored {
-    Read(Vec<u8>),
+    Outcome(Outcome<'static>),
     Pooled { at: u32, len: u32 },
-    Leased(Lease),
-    Readable,
-    Wrote(Payload),
-    ShutDown,
-    Closed,
-    Detached(Box<Detached>),
-    Eof(Option<Vec<u8>>),
-    Failed(Box<Failure>),
+}
+
+impl From<Outcome<'static>> for Stored {
+    #[inline(always)]
+    fn from(outcome: Outcome<'static>) -> Self {
+        Self::Outcome(outcome)
+    }
 }
 
 /// What a batch is made of. `Nothing`: it was taken out.
@@ -239,16 +238,8 @@ impl<'w, C> Iterator for Batch<'w, C> {
         };
         conn.settle();
         let outcome = match outcome {
-            Stored::Read(bytes) => Outcome::Read(bytes),
+            Stored::Outcome(outcome) => outcome,
             Stored::Pooled { at, len } => Outcome::Pooled(&self.arena[at as usize..][..len as usize]),
-            Stored::Leased(lease) => Outcome::Leased(lease),
-            Stored::Readable => Outcome::Readable,
-            Stored::Wrote(payload) => Outcome::Wrote(payload),
-            Stored::ShutDown => Outcome::ShutDown,
-            Stored::Closed => Outcome::Closed,
-            Stored::Detached(detached) => Outcome::Detached(detached),
-            Stored::Eof(bytes) => Outcome::Eof(bytes),
-            Stored::Failed(failure) => Outcome::Failed(failure),
         };
         Some(Event::Done { conn, context, outcome })
     }

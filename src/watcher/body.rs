@@ -15,47 +15,53 @@ use crate::watcher::outcome::{Copied, Payload};
 use crate::watcher::pool::Stash;
 use crate::watcher::spent::Spent;
 
-/// What a write does once all its bytes are out.
+/// What a write does once all its bytes are out. In bits, which are tested one by one: a `match` would be a jump through a table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Then {
-    Done,
-    /// The lease is a copy of what was borrowed.
-    DoneOfCopy,
-    ReadSame,
-    ReadPooled,
-    ReadLeased,
-}
+pub(crate) struct Then(u8);
 
 impl Then {
+    const COPY: u8 = 1;
+    const READ: u8 = 2;
+    const SAME: u8 = 4;
+    const LEASED: u8 = 8;
+
+    pub(crate) const DONE: Self = Self(0);
+    /// The lease is a copy of what was borrowed.
+    pub(crate) const DONE_OF_COPY: Self = Self(Self::COPY);
+    pub(crate) const READ_SAME: Self = Self(Self::READ | Self::SAME);
+    pub(crate) const READ_POOLED: Self = Self(Self::READ);
+    pub(crate) const READ_LEASED: Self = Self(Self::READ | Self::LEASED);
+
+    #[inline(always)]
+    const fn has(self, bit: u8) -> bool {
+        self.0 & bit != 0
+    }
+
     /// The read that follows a write all of whose bytes are out; or else the payload, on its way back to the caller.
     ///
     /// A payload that nobody gets back goes where its drop does no harm: a lease to where the next one is drawn from, by the
     /// read that follows or else by another copy; `Bytes` to the end of the turn.
     #[inline(always)]
     pub(crate) fn becomes(self, payload: Payload, stash: &mut Stash, spent: &mut Spent) -> Result<Body, Payload> {
-        let read = match (self, payload) {
-            (Self::Done, payload) => return Err(payload),
-            (Self::DoneOfCopy, Payload::Lease(copy)) => return Err(Payload::Copied(Copied::by(copy))),
-            (Self::ReadSame, Payload::Vec(mut bytes)) => {
+        if !self.has(Self::READ) {
+            return Err(match payload {
+                Payload::Lease(copy) if self.has(Self::COPY) => Payload::Copied(Copied::by(copy)),
+                payload => payload,
+            });
+        }
+        match payload {
+            Payload::Lease(lease) if self.has(Self::LEASED) => stash.give(lease),
+            Payload::Vec(mut bytes) if self.has(Self::SAME) => {
                 bytes.clear();
                 return Ok(Body::Read(bytes));
             }
             // Nothing else can be linked to a read into the same buffer.
-            (Self::ReadSame | Self::DoneOfCopy, payload) => return Err(payload),
-            (Self::ReadLeased, Payload::Lease(lease)) => {
-                stash.give(lease);
-                return Ok(Body::ReadLeased);
-            }
-            (read, payload) => {
-                match payload {
-                    Payload::Bytes(bytes) => spent.push(bytes),
-                    Payload::Many(pieces) => spent.push_pieces(pieces),
-                    Payload::Vec(_) | Payload::Static(_) | Payload::Lease(_) | Payload::Copied(_) => {}
-                }
-                read
-            }
-        };
-        Ok(if read == Self::ReadPooled { Body::ReadPooled } else { Body::ReadLeased })
+            payload if self.has(Self::SAME) => return Err(payload),
+            Payload::Bytes(bytes) => spent.push(bytes),
+            Payload::Many(pieces) => spent.push_pieces(pieces),
+            Payload::Vec(_) | Payload::Static(_) | Payload::Lease(_) | Payload::Copied(_) => {}
+        }
+        Ok(if self.has(Self::LEASED) { Body::ReadLeased } else { Body::ReadPooled })
     }
 }
 
@@ -115,7 +121,7 @@ impl Body {
     }
 
     pub(crate) const fn many(pieces: Vec<Bytes>) -> Self {
-        Self::WriteMany { then: Then::Done, piece: 0, offset: 0, pieces }
+        Self::WriteMany { then: Then::DONE, piece: 0, offset: 0, pieces }
     }
 
     /// Is there a piece of a vectored write that is not out?
@@ -224,7 +230,7 @@ impl Body {
                 return Err(SubmitErrorKind::TooLarge);
             }
             // What has come back from a copied write: there is nothing in it to write again.
-            Self::WriteLease(Then::DoneOfCopy, _) => return Err(SubmitErrorKind::EmptyBuffer),
+            Self::WriteLease(Then::DONE_OF_COPY, _) => return Err(SubmitErrorKind::EmptyBuffer),
             body if body.is_write() && body.len() == 0 && !datagrams => return Err(SubmitErrorKind::EmptyBuffer),
             _ => {}
         }
@@ -247,12 +253,12 @@ fn prepare_exact(bytes: &mut Vec<u8>, n: usize, datagrams: bool) -> Result<(), S
 impl From<Payload> for Body {
     fn from(payload: Payload) -> Self {
         match payload {
-            Payload::Vec(bytes) => Self::WriteVec(Then::Done, bytes),
-            Payload::Bytes(bytes) => Self::WriteBytes(Then::Done, bytes),
-            Payload::Static(bytes) => Self::WriteStatic(Then::Done, bytes),
-            Payload::Lease(lease) => Self::WriteLease(Then::Done, lease),
+            Payload::Vec(bytes) => Self::WriteVec(Then::DONE, bytes),
+            Payload::Bytes(bytes) => Self::WriteBytes(Then::DONE, bytes),
+            Payload::Static(bytes) => Self::WriteStatic(Then::DONE, bytes),
+            Payload::Lease(lease) => Self::WriteLease(Then::DONE, lease),
             Payload::Many(pieces) => Self::many(pieces),
-            Payload::Copied(_) => Self::WriteLease(Then::DoneOfCopy, Lease::NONE),
+            Payload::Copied(_) => Self::WriteLease(Then::DONE_OF_COPY, Lease::NONE),
         }
     }
 }

@@ -36,7 +36,7 @@ impl AsRef<[u8]> for Borrowed<'_> {
 
 impl Piece for Borrowed<'_> {
     fn into_body(self, then: Then) -> Body {
-        let then = if then == Then::Done { Then::DoneOfCopy } else { then };
+        let then = if then == Then::DONE { Then::DONE_OF_COPY } else { then };
         Body::WriteLease(then, Pool::copy(self.pool, self.bytes))
     }
 

@@ -23,9 +23,8 @@ use crate::event_loop::session::{DRAINS_PER_STEP, Flags, Session, Verb};
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Armed, Timer};
 use crate::sys::{self, Errno};
-use crate::watcher::batch::Stored;
 use crate::watcher::body::Body;
-use crate::watcher::outcome::Detached;
+use crate::watcher::outcome::{Detached, Outcome};
 use crate::watcher::pool::Class;
 use crate::watcher::proactor::{Core, Proactor};
 use crate::watcher::queue::{Pending, Queues};
@@ -40,7 +39,7 @@ impl<C> Proactor<C> {
                 sys::reset_on_close(&session.socket);
             }
             self.end_session(core, key, |_| OpError::Released);
-            return self.complete(op.conn, op.context, Stored::Closed);
+            return self.complete(op.conn, op.context, Outcome::Closed);
         }
         if matches!(op.body, Body::IntoFd) && session.has(Flags::CLOSING) {
             return self.fail_new(op, OpError::Closed);
@@ -185,7 +184,7 @@ impl<C> Proactor<C> {
         let leftover = self.left(core, key);
         if let Some(Pending { conn, context, .. }) = self.ops.pop(&mut write, &mut core.timers) {
             self.writes -= 1;
-            self.complete(conn, context, Stored::Detached(Box::new(Detached { socket, leftover })));
+            self.complete(conn, context, Outcome::Detached(Box::new(Detached { socket, leftover })));
         }
         while let Some(pending) = self.ops.pop(&mut write, &mut core.timers) {
             self.writes -= 1;
@@ -204,7 +203,7 @@ impl<C> Proactor<C> {
 
     fn fail_or_close(&mut self, pending: Pending<C>, error: OpError) {
         if pending.body.is_ending() && !matches!(pending.body, Body::IntoFd) {
-            return self.complete(pending.conn, pending.context, Stored::Closed);
+            return self.complete(pending.conn, pending.context, Outcome::Closed);
         }
         self.fail(pending, error);
     }

@@ -157,7 +157,7 @@ impl<C> Conn<C> {
         if let Some(mut at_hand) = shared.at_hand() {
             let EventLoop { core, face, .. } = at_hand.event_loop();
             if bytes > 0 {
-                face.take_up(core, Submission::Op(Operation { conn, context, body, bounds }));
+                face.take_up_op(core, Operation { conn, context, body, bounds });
             } else {
                 // It is no write of one piece, and spared the look for one.
                 face.start(core, Operation { conn, context, body, bounds });

@@ -18,10 +18,9 @@ use std::io::IoSlice;
 use crate::error::OpError;
 use crate::event_loop::session::Verb;
 use crate::sys::{Datagram, Errno, MAX_SLICES};
-use crate::watcher::batch::Stored;
 use crate::watcher::body::Body;
 use crate::watcher::flow::Tried;
-use crate::watcher::outcome::{Failure, Half, Payload};
+use crate::watcher::outcome::{Failure, Half, Outcome, Payload};
 use crate::watcher::pool::{Class, SMALL};
 use crate::watcher::proactor::Proactor;
 use crate::watcher::turn::Turn;
@@ -77,11 +76,11 @@ impl<C> Proactor<C> {
                 if datagram.is_cut() {
                     return self.cut_off(turn, datagram, Payload::Vec(bytes));
                 }
-                self.finish_read(turn, datagram.len, Stored::Read(bytes))
+                self.finish_read(turn, datagram.len, Outcome::Read(bytes))
             }
             // `Readable`: an exact read was refused when it was submitted. An error is told once, and this look has taken it.
             _ => match turn.session.next_datagram() {
-                Ok(_) => self.finish_read(turn, 0, Stored::Readable),
+                Ok(_) => self.finish_read(turn, 0, Outcome::Readable),
                 Err(verb) => self.not_bytes(turn, verb),
             },
         }
@@ -93,7 +92,7 @@ impl<C> Proactor<C> {
         let Datagram { len, whole } = datagram;
         let error = OpError::Truncated { whole };
         let failure = Failure { error, half: Half::Read, transferred: len, buffer: Some(buffer) };
-        self.finish_read(turn, len, Stored::Failed(Box::new(failure)))
+        self.finish_read(turn, len, Outcome::Failed(Box::new(failure)))
     }
 
     fn lease_datagram(&mut self, turn: &mut Turn<'_>) -> Tried {
@@ -115,7 +114,7 @@ impl<C> Proactor<C> {
             small.replace(&lease);
             self.stash.give(std::mem::replace(&mut lease, small));
         }
-        self.finish_read(turn, datagram.len, Stored::Leased(lease))
+        self.finish_read(turn, datagram.len, Outcome::Leased(lease))
     }
 
     fn pool_datagram(&mut self, turn: &mut Turn<'_>) -> Tried {

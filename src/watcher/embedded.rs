@@ -67,6 +67,7 @@ impl EmbeddedWatcher<()> {
     ///
     /// # Errors
     /// Limits or a CPU that cannot work (`InvalidInput`), or no descriptors to be had.
+    #[inline] // What it needs is compiled in the caller's crate, with all else that is generic, and called there directly.
     pub fn new(options: Options) -> io::Result<(Self, Submitter)> {
         Self::new_for(options)
     }

@@ -9,6 +9,7 @@ use crate::event_loop::session::Flags;
 use crate::watcher::batch::Stored;
 use crate::watcher::body::Body;
 use crate::watcher::flow::Tried;
+use crate::watcher::outcome::Outcome;
 use crate::watcher::pool::Class;
 use crate::watcher::proactor::Proactor;
 use crate::watcher::turn::Turn;
@@ -21,17 +22,17 @@ impl<C> Proactor<C> {
         let Some(pending) = self.ops.head(&turn.session.state.read) else { return Tried::Waits };
         let Some(leftover) = self.leftovers.get_mut(&token) else { return Tried::Waits };
         let most = leftover.len().min(turn.budget.bytes);
-        let (n, stored) = match &mut pending.body {
+        let (n, stored): (_, Option<Stored>) = match &mut pending.body {
             Body::Read(buffer) => {
                 let n = most.min(buffer.capacity());
                 buffer.extend_from_slice(&leftover[..n]);
-                (n, Some(Stored::Read(std::mem::take(buffer))))
+                (n, Some(Outcome::Read(std::mem::take(buffer)).into()))
             }
             Body::ReadExact(buffer, whole) => {
                 let n = most.min(*whole - pending.done);
                 buffer.extend_from_slice(&leftover[..n]);
                 pending.done += n;
-                (n, (pending.done == *whole).then(|| Stored::Read(std::mem::take(buffer))))
+                (n, (pending.done == *whole).then(|| Outcome::Read(std::mem::take(buffer)).into()))
             }
             Body::ReadPooled => {
                 let counters = &self.shared.counters;
@@ -48,9 +49,9 @@ impl<C> Proactor<C> {
                 let mut lease = self.stash.draw(Class::Small);
                 let n = most.min(lease.size());
                 lease.replace(&leftover[..n]);
-                (n, Some(Stored::Leased(lease)))
+                (n, Some(Outcome::Leased(lease).into()))
             }
-            _ => (0, Some(Stored::Readable)),
+            _ => (0, Some(Outcome::Readable.into())),
         };
         leftover.advance(n);
         if leftover.is_empty() {

@@ -123,6 +123,7 @@ impl Watcher<()> {
     ///
     /// # Errors
     /// Limits, a CPU or a name that cannot work (`InvalidInput`), or no descriptors or thread to be had.
+    #[inline] // As `EmbeddedWatcher::new`.
     pub fn spawn(options: Options) -> io::Result<(Self, Submitter)> {
         Self::spawn_for(options)
     }

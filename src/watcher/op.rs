@@ -117,7 +117,7 @@ impl<'c, C, K> Op<'c, C, K> {
     /// A write of `bytes`; its body says what follows.
     #[inline(always)]
     pub(crate) fn borrowed(conn: &'c Conn<C>, bytes: &'c [u8]) -> Self {
-        let body = Body::WriteLease(Then::Done, Lease::NONE);
+        let body = Body::WriteLease(Then::DONE, Lease::NONE);
         Self { conn, body, bounds: Bounds::NONE, goes: Goes::Borrowed(bytes), kind: PhantomData }
     }
 
@@ -201,7 +201,7 @@ impl<'c, C, K> Op<'c, C, K> {
         let Self { conn, body, bounds, goes, .. } = self;
         match goes {
             Goes::Borrowed(bytes) => {
-                let then = body.then().unwrap_or(Then::Done);
+                let then = body.then().unwrap_or(Then::DONE);
                 // It holds nothing.
                 std::mem::forget(body);
                 conn.submit_borrowed(context, bytes, then, bounds, patience)
@@ -288,19 +288,19 @@ impl<'c, C> Op<'c, C, Write<Vec<u8>>> {
         if matches!(&self.body, Body::WriteVec(_, bytes) if bytes.capacity() == 0) {
             self.goes = Goes::Refused(SubmitErrorKind::EmptyBuffer);
         }
-        self.linked(Then::ReadSame)
+        self.linked(Then::READ_SAME)
     }
 }
 
 impl<'c, C, P: Spendable> Op<'c, C, Write<P>> {
     /// Then reads into the batch's arena. The payload is dropped at the end of the turn that has written it.
     pub fn then_read_pooled(self) -> Op<'c, C> {
-        self.linked(Then::ReadPooled)
+        self.linked(Then::READ_POOLED)
     }
 
     /// Then reads into a lease; a lease that was written goes back to the pool first. Another payload is dropped at the end of
     /// the turn that has written it.
     pub fn then_read_leased(self) -> Op<'c, C> {
-        self.linked(Then::ReadLeased)
+        self.linked(Then::READ_LEASED)
     }
 }

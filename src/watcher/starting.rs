@@ -17,10 +17,10 @@ use crate::event_loop::Step;
 use crate::event_loop::session::{Flags, Verb};
 use crate::event_loop::slab::Key;
 use crate::watcher::Conn;
-use crate::watcher::batch::Stored;
-use crate::watcher::body::{Piece, Then};
+use crate::watcher::body::{Body, Piece, Then};
 use crate::watcher::bounds::Bounds;
 use crate::watcher::link::Token;
+use crate::watcher::outcome::Outcome;
 use crate::watcher::proactor::{Core, Proactor};
 use crate::watcher::sending::{Sent, moved};
 use crate::watcher::submission::Operation;
@@ -43,6 +43,7 @@ impl<C, P: Piece> Write<C, P> {
 }
 
 /// Puts a session on the ready list if its step has left something.
+#[inline]
 fn go_on(core: &mut Core, key: Key, step: Step) {
     if step != Step::Idle {
         core.enqueue(key);
@@ -74,11 +75,11 @@ impl<C> Proactor<C> {
         self.outbox.written += n as u64;
         let Write { conn, context, bounds, then, payload } = write;
         let payload = payload.written();
-        if then == Then::Done {
-            self.complete(conn, context, Stored::Wrote(payload));
+        if then == Then::DONE {
+            self.complete(conn, context, Outcome::Wrote(payload));
         } else {
             match then.becomes(payload, &mut self.stash, &mut self.spent) {
-                Err(payload) => self.complete(conn, context, Stored::Wrote(payload)),
+                Err(payload) => self.complete(conn, context, Outcome::Wrote(payload)),
                 Ok(body) => {
                     let index = self.ops.push(&mut session.state.read, Operation { conn, context, body, bounds });
                     if let Some(at) = bounds.deadline() {
@@ -119,9 +120,20 @@ impl<C> Proactor<C> {
         if op.body.is_ending() {
             self.start_ending(core, key, op);
         } else if op.body.goes_out() {
-            self.keep_write(core, key, op);
+            self.start_write(core, key, op);
         } else {
             self.keep::<false>(core, key, op);
+        }
+    }
+
+    /// What is rarer than the writes that `take_up_op` knows.
+    #[inline(never)]
+    fn start_write(&mut self, core: &mut Core, key: Key, op: Operation<C>) {
+        match op {
+            Operation { conn, context, bounds, body: Body::WriteStatic(then, payload) } => {
+                self.write(core, Write { conn, context, bounds, then, payload });
+            }
+            op => self.keep_write(core, key, op),
         }
     }
 
