@@ -104,6 +104,6 @@ way spawned vec separate 1180
 way spawned leased separate 1400
 way spawned leased linked 840
 way consumer leased linked 760
-way consumer pooled separate 995
+way consumer pooled separate 1010
 way typed leased linked 450
 exit $failed

@@ -42,7 +42,8 @@ fn desk() -> Desk {
 impl Desk {
     /// Serves everything that there is without time passing.
     fn settle(&mut self) {
-        for _ in 0..12 {
+        // One wait tells of 32 events, and the largest crowd here is one of 1 200.
+        for _ in 0..48 {
             self.rig.sessions.turn(Some(Duration::ZERO)).unwrap();
         }
     }

@@ -125,9 +125,9 @@ pub(crate) use backend::{
     send, set_nodelay, shutdown_write, so_error,
 };
 
-/// The most events one `Selector::wait` hands out; the rest stays in the kernel and comes with the next. As many as a
-/// batch holds by default: what finds it full is looked at twice.
-pub(crate) const MAX_EVENTS: usize = 128;
+/// The most events one `Selector::wait` hands out; the rest stays in the kernel and comes with the next. With more, the
+/// receives of a turn come in a row so long that the kernel interrupts the processor whose buffers they free.
+pub(crate) const MAX_EVENTS: usize = 32;
 
 /// The most slices one `send` takes (`IOV_MAX`); the kernel refuses more with EMSGSIZE.
 pub(crate) const MAX_SLICES: usize = 1024;
