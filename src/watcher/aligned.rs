@@ -40,6 +40,14 @@ impl Aligned {
         debug_assert!(len <= self.size(), "the line to spare is not to be seen");
         self.memory.get(self.start..self.start + len).unwrap_or_default()
     }
+
+    /// `len` bytes from `at` on; both together are at most the size.
+    #[inline]
+    pub(crate) fn part(&mut self, at: usize, len: usize) -> &mut [u8] {
+        debug_assert!(at + len <= self.size(), "the line to spare is not to be seen");
+        let from = self.start + at;
+        self.memory.get_mut(from..from + len).unwrap_or_default()
+    }
 }
 
 impl Deref for Aligned {

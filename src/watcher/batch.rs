@@ -76,16 +76,16 @@ impl Arena {
     pub(crate) fn room(&mut self, cap: usize) -> Option<&mut [u8]> {
         /// A read is not offered less than this, unless the whole arena or the cap is smaller.
         const FLOOR: usize = 2_048;
-        let (size, rest) = (self.memory.len(), self.memory.len() - self.used);
-        let take = cap.min(rest);
-        (take >= FLOOR.min(cap).min(size)).then(|| &mut self.memory[self.used..self.used + take])
+        let size = self.memory.size();
+        let take = cap.min(size - self.used);
+        (take >= FLOOR.min(cap).min(size)).then(|| self.memory.part(self.used, take))
     }
 
     /// The next `cap` bytes, or as much of them as is left; and whether a fresh arena would have more.
     pub(crate) fn rest(&mut self, cap: usize) -> (&mut [u8], bool) {
-        let most = cap.min(self.memory.len());
-        let take = most.min(self.memory.len() - self.used);
-        (&mut self.memory[self.used..self.used + take], take < most)
+        let most = cap.min(self.memory.size());
+        let take = most.min(self.memory.size() - self.used);
+        (self.memory.part(self.used, take), take < most)
     }
 
     /// Nothing has been read into it yet.
@@ -98,7 +98,7 @@ impl Arena {
     pub(crate) fn keep(&mut self, n: usize) -> Stored {
         let at = self.used;
         // The next read begins at a line again.
-        self.used = (self.used + n).next_multiple_of(LINE).min(self.memory.len());
+        self.used = (self.used + n).next_multiple_of(LINE).min(self.memory.size());
         #[expect(clippy::cast_possible_truncation, reason = "Limits bounds the arena to 2^30")]
         Stored::Pooled { at: at as u32, len: n as u32 }
     }
