@@ -140,10 +140,10 @@ impl Wheel {
         Self { occupied: [0; LEVELS], cursor: 0, horizon: 0, draining: false, ends }
     }
 
-    /// Arms the node for `at`, in nanoseconds since the loop's epoch; an armed one is moved.
+    /// Arms the node, which is unarmed, for `at`, in nanoseconds since the loop's epoch.
     #[inline]
     pub(crate) fn arm<N: Nodes>(&mut self, nodes: &mut N, index: u32, at: u64) {
-        self.cancel(nodes, index);
+        debug_assert!(nodes.node(index).prev == NIL, "an armed one is cancelled first");
         let tick = at.div_ceil(1 << TICK_BITS);
         let list = if tick > self.horizon { self.list_of(tick) } else { LATE };
         self.append(nodes, index, tick, list);

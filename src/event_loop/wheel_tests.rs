@@ -40,7 +40,9 @@ impl Bed {
         Self { wheel: Wheel::new(), storage: Storage { nodes: vec![Node::UNARMED; nodes], visits: 0 } }
     }
 
+    /// An armed one is moved.
     fn arm(&mut self, index: u32, at: u64) {
+        self.cancel(index);
         self.wheel.arm(&mut self.storage, index, at);
     }
 
