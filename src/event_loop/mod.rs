@@ -131,8 +131,8 @@ pub(crate) struct Core<S, T> {
     events: Vec<Readiness>,
     /// How many of them were told.
     told: usize,
-    /// The selector was asked since the last turn.
-    asked: bool,
+    /// A timer may be due, which the turn has not looked at yet.
+    due: bool,
     /// It has told as much as it does at once: there may be more.
     pub(crate) crowded: bool,
     /// Counts passes, and the times between, in its low bits.
@@ -153,7 +153,7 @@ impl<S, T> Core<S, T> {
             shortage: Shortage::new()?,
             events: Vec::with_capacity(sys::MAX_EVENTS),
             told: 0,
-            asked: false,
+            due: false,
             crowded: false,
             turn: 1, // No session was tried in it.
             limits,
@@ -251,10 +251,9 @@ impl<F: Face> EventLoop<F> {
         let owed = self.owed && !mutant("owed_ignored");
         count(&self.core.counters.polls);
         if self.core.events.is_empty() {
-            let due = if owed { Some(0) } else { earlier(until, self.core.timers.next()) };
-            self.core.selector.wait(&mut self.core.events, due)?;
+            let until = if owed { Some(0) } else { earlier(until, self.core.timers.next()) };
+            self.core.due = self.core.selector.wait(&mut self.core.events, until)?;
         }
-        self.core.asked = true;
         Ok(())
     }
 
@@ -369,7 +368,8 @@ impl<F: Face> EventLoop<F> {
 
     fn expire(&mut self) {
         // Not in a turn that has left the selector out, which is soon followed by one that has not: what is there would be late.
-        if std::mem::replace(&mut self.core.asked, false) && self.core.timers.next().is_some() {
+        // Nor in one that was woken by something before the earliest was due: the next does not sleep if that is so by now.
+        if std::mem::replace(&mut self.core.due, false) && self.core.timers.next().is_some() {
             self.expire_due();
         }
     }

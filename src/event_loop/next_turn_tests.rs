@@ -1,4 +1,4 @@
-//! How long a loop inside of another may sleep, and which of its turns hears of a raise.
+//! How long a loop inside of another may sleep, and which of its turns hears of a raise, or of a timer.
 
 use super::*;
 use crate::event_loop::next_turn::NextTurn;
@@ -47,4 +47,21 @@ fn a_raise_is_told_to_one_turn() {
     bed.pass();
     bed.pass();
     assert_eq!(bed.face().raised, [false, false, true, false, true, false]);
+}
+
+/// A turn that was woken before anything was due does not look at the clock; the next one has, and does not sleep.
+#[test]
+fn what_comes_due_while_a_turn_is_busy_is_for_the_next() {
+    let mut bed = bed();
+    let [(_, peer)] = bed.sessions();
+    bed.core().timers.arm(8 * TICK, Timer::Grace);
+    peer.send(b"x").unwrap();
+    assert_eq!(bed.sleep(None), 0, "there is an event");
+    bed.world.advance(Duration::from_nanos(9 * TICK));
+    assert_eq!(bed.pass(), steps([0]));
+    assert_eq!(bed.event_loop.next_turn(), NextTurn::Now);
+    // Whatever else has happened by then.
+    peer.send(b"x").unwrap();
+    assert_eq!(bed.sleep(None), 9 * TICK);
+    assert_eq!(bed.pass(), [Seen::Step(0), Seen::Timer(Timer::Grace)]);
 }

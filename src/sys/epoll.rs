@@ -78,21 +78,25 @@ impl Selector {
     /// `None` sleeps for ever; a deadline in the past looks and does not sleep. It may come back early with nothing,
     /// after a signal or a sleep of 24.8 days, so the caller asks its clock again. It never comes back before the
     /// deadline for reasons of rounding: that would be a spin of up to a millisecond for every timer.
+    ///
+    /// Says whether the deadline may have come: it had when this began, or nothing else has. If something has, whoever
+    /// waits again hears of it then, and is spared a look at the clock now.
     #[allow(clippy::needless_pass_by_ref_mut, reason = "the contract: one thread waits, and a backend may keep state")]
     #[inline(always)]
-    pub(crate) fn wait(&self, out: &mut Vec<Readiness>, deadline: Option<u64>) -> Result<(), Errno> {
+    pub(crate) fn wait(&self, out: &mut Vec<Readiness>, deadline: Option<u64>) -> Result<bool, Errno> {
         out.clear();
-        let timeout = deadline.map(timeout_until);
+        let ahead = deadline.map(time_until);
+        let timeout = ahead.map(sleep_for);
         // On the stack: rustix's event is a union with a pointer in it and not Send, which would keep the whole loop
         // from moving to its thread.
         let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; MAX_EVENTS];
         let ready = match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
             Ok((ready, _)) => ready,
-            Err(Errno::INTR) => return Ok(()),
+            Err(Errno::INTR) => return Ok(true),
             Err(errno) => return Err(errno),
         };
         out.extend(ready.iter().map(|event| Readiness { token: event.data.u64(), bits: bits_of(event.flags) }));
-        Ok(())
+        Ok(ahead == Some(0) || out.is_empty())
     }
 }
 
@@ -102,10 +106,10 @@ impl AsFd for Selector {
     }
 }
 
-fn timeout_until(deadline: u64) -> Timespec {
+/// How far it is ahead.
+fn time_until(deadline: u64) -> u64 {
     // Zero needs no clock, and is what a loop with work in hand asks for.
-    let remaining = if deadline == 0 { 0 } else { deadline.saturating_sub(now()) };
-    sleep_for(remaining)
+    if deadline == 0 { 0 } else { deadline.saturating_sub(now()) }
 }
 
 /// Nanoseconds as the kernel's timeout: whole milliseconds, rounded up, clamped.
@@ -296,6 +300,19 @@ mod tests {
             now() >= deadline
         });
         assert!(waits.is_some_and(|waits| waits <= 3), "{waits:?} waits");
+    }
+
+    /// What spares a busy loop its second look at the clock.
+    #[test]
+    fn a_wait_says_whether_its_deadline_may_have_come() {
+        let selector = Selector::new().unwrap();
+        let waker = Waker::new(&selector, 5).unwrap();
+        let mut wait = |deadline| selector.wait(&mut Vec::new(), deadline).unwrap();
+        assert!(wait(Some(0)) && wait(Some(now())), "nothing else has");
+        for (deadline, may) in [(None, false), (Some(now() + (1 << 50)), false), (Some(now()), true), (Some(0), true)] {
+            waker.wake();
+            assert_eq!(wait(deadline), may, "{deadline:?}");
+        }
     }
 
     #[test]

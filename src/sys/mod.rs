@@ -13,7 +13,7 @@
 //! | `carry` | wraps the body of a thread to be spawned, so that a simulated world goes with it |
 //! | `Selector::register` | once per socket, for everything, edge-triggered; the current state is the first edge |
 //! | `Selector::deregister` | before the close; no later `wait` hands out the token |
-//! | `Selector::wait` | empties `out`, fills it with up to [`MAX_EVENTS`]; with none if a signal came: ask the clock anew |
+//! | `Selector::wait` | empties `out`, fills it with up to [`MAX_EVENTS`], with none if a signal came; says whether to ask the clock |
 //! | `Waker::wake` | from any thread, never blocks, never fails visibly; many wakes may make one event |
 //! | `Waker::drain` | after the waker's event and *before* one looks at the work it announced |
 //! | `Bell` | what a poll of the user's waits on: readable from `ring` to `silence` |

@@ -46,25 +46,28 @@ impl Selector {
     /// Waits for an edge, or for the clock to reach `deadline`. For ever means for ever: under loom, a wake-up that is
     /// lost is a deadlock here, and loom reports it.
     #[allow(clippy::unnecessary_wraps, reason = "the contract")]
-    pub(crate) fn wait(&self, out: &mut Vec<Readiness>, deadline: Option<u64>) -> Result<(), Errno> {
+    pub(crate) fn wait(&self, out: &mut Vec<Readiness>, deadline: Option<u64>) -> Result<bool, Errno> {
         out.clear();
-        if lockstep::is_held() {
-            self.wait_held(out, deadline);
-            return Ok(());
-        }
+        let was_over = if lockstep::is_held() { self.wait_held(out, deadline) } else { self.wait_free(out, deadline) };
+        Ok(was_over || out.is_empty())
+    }
+
+    /// Says whether the deadline was over when it began.
+    fn wait_free(&self, out: &mut Vec<Readiness>, deadline: Option<u64>) -> bool {
+        let is_over = |state: &State| deadline.is_some_and(|deadline| deadline <= state.clock);
         let mut state = self.shared.lock();
         if state.begin_wait(self.descriptor).is_err() {
             // A signal.
             self.shared.release(state);
-            return Ok(());
+            return false;
         }
+        let was_over = is_over(&state);
         let mut others_had_their_turn = false;
         loop {
             state.fetch(self.descriptor, out);
-            let is_over = deadline.is_some_and(|deadline| deadline <= state.clock);
-            if !out.is_empty() || is_over {
+            if !out.is_empty() || is_over(&state) {
                 state.end_wait(self.descriptor, out);
-                return Ok(());
+                return was_over;
             }
             if state.deliver() {
                 continue;
@@ -76,7 +79,7 @@ impl Selector {
             };
             if others_had_their_turn {
                 self.shared.advance_to(state, deadline);
-                return Ok(());
+                return was_over;
             }
             // The deadline may expire at any time, as between two other threads' steps: give them the lock once.
             let patient = state.config.clock == Clock::Patient && !state.config.alone;
@@ -92,9 +95,10 @@ impl Selector {
 
 /// The wait of a loop that is held: what is asleep stands still, and time passes by the test's hand.
 impl Selector {
-    fn wait_held(&self, out: &mut Vec<Readiness>, deadline: Option<u64>) {
+    fn wait_held(&self, out: &mut Vec<Readiness>, deadline: Option<u64>) -> bool {
         let is_over = |state: &State| deadline.is_some_and(|deadline| deadline <= state.clock);
         let mut state = self.shared.lock();
+        let was_over = is_over(&state);
         if state.has_news(self.descriptor) || is_over(&state) {
             drop(state);
             self.shared.lockstep.stand_still(Rest::Between);
@@ -116,6 +120,7 @@ impl Selector {
         }
         // Let go of, it looks once more, as after a signal.
         self.shared.release(state);
+        was_over
     }
 }
 
