@@ -307,7 +307,7 @@ mod tests {
     fn a_wait_says_whether_its_deadline_may_have_come() {
         let selector = Selector::new().unwrap();
         let waker = Waker::new(&selector, 5).unwrap();
-        let mut wait = |deadline| selector.wait(&mut Vec::new(), deadline).unwrap();
+        let wait = |deadline| selector.wait(&mut Vec::new(), deadline).unwrap();
         assert!(wait(Some(0)) && wait(Some(now())), "nothing else has");
         for (deadline, may) in [(None, false), (Some(now() + (1 << 50)), false), (Some(now()), true), (Some(0), true)] {
             waker.wake();

@@ -137,7 +137,11 @@ impl<P: Protocol> Sessions<P> {
         frames: &mut u32,
     ) -> Result<usize, Doom> {
         let was_kept = session.state.machine.partial.is_some();
-        let verb = if was_kept { self.receive_rest(session) } else { session.recv_slice(&mut self.receive) };
+        let verb = if was_kept {
+            self.receive_rest(session)
+        } else {
+            session.recv_slice(self.receive.part(0, self.receive.size()))
+        };
         match verb {
             Verb::Moved(n) if was_kept => self.feed_partial(session, timers, token, frames).map(|()| n),
             Verb::Moved(n) => {

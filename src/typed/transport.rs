@@ -144,7 +144,7 @@ impl<P: Protocol> Sessions<P> {
             if !session.readable() {
                 return Step::Idle;
             }
-            let over = match session.recv_slice(&mut self.receive) {
+            let over = match session.recv_slice(self.receive.part(0, self.receive.size())) {
                 Verb::Moved(n) => {
                     let extra = session.state.extra.get_or_insert_default();
                     extra.drained += n;

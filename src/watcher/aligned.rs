@@ -45,8 +45,7 @@ impl Aligned {
     #[inline]
     pub(crate) fn part(&mut self, at: usize, len: usize) -> &mut [u8] {
         debug_assert!(at + len <= self.size(), "the line to spare is not to be seen");
-        let from = self.start + at;
-        self.memory.get_mut(from..from + len).unwrap_or_default()
+        self.memory.get_mut(self.start + at..self.start + at + len).unwrap_or_default()
     }
 }
 
@@ -56,13 +55,6 @@ impl Deref for Aligned {
     #[inline]
     fn deref(&self) -> &[u8] {
         self.first(self.size)
-    }
-}
-
-impl DerefMut for Aligned {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut [u8] {
-        self.memory.get_mut(self.start..self.start + self.size).unwrap_or_default()
     }
 }
 
