@@ -130,6 +130,7 @@ impl<'c, C, K> Op<'c, C, K> {
     /// [`Conn::close`] it is the time bound of the graceful close, for [`Conn::into_fd`] that of the writes before it.
     ///
     /// Rounded up to 2²⁰ ns (about a millisecond), and by as much again where the system's sleep is coarse: never early.
+    /// What comes due while the loop is busy expires at the end of its next turn that looks for events, which does not sleep.
     /// Time that the machine is suspended does not count, as for [`Instant`]: deadlines, timers and pauses stand still.
     /// Cost: one look at the clock; if it has to wait, a few stores to arm and to disarm.
     ///

@@ -54,18 +54,17 @@ impl Selector {
 
     /// Says whether the deadline was over when it began.
     fn wait_free(&self, out: &mut Vec<Readiness>, deadline: Option<u64>) -> bool {
-        let is_over = |state: &State| deadline.is_some_and(|deadline| deadline <= state.clock);
         let mut state = self.shared.lock();
         if state.begin_wait(self.descriptor).is_err() {
             // A signal.
             self.shared.release(state);
             return false;
         }
-        let was_over = is_over(&state);
+        let was_over = state.is_over(deadline);
         let mut others_had_their_turn = false;
         loop {
             state.fetch(self.descriptor, out);
-            if !out.is_empty() || is_over(&state) {
+            if !out.is_empty() || state.is_over(deadline) {
                 state.end_wait(self.descriptor, out);
                 return was_over;
             }
@@ -93,13 +92,18 @@ impl Selector {
     }
 }
 
+impl State {
+    fn is_over(&self, deadline: Option<u64>) -> bool {
+        deadline.is_some_and(|deadline| deadline <= self.clock)
+    }
+}
+
 /// The wait of a loop that is held: what is asleep stands still, and time passes by the test's hand.
 impl Selector {
     fn wait_held(&self, out: &mut Vec<Readiness>, deadline: Option<u64>) -> bool {
-        let is_over = |state: &State| deadline.is_some_and(|deadline| deadline <= state.clock);
         let mut state = self.shared.lock();
-        let was_over = is_over(&state);
-        if state.has_news(self.descriptor) || is_over(&state) {
+        let was_over = state.is_over(deadline);
+        if state.has_news(self.descriptor) || was_over {
             drop(state);
             self.shared.lockstep.stand_still(Rest::Between);
             state = self.shared.lock();
@@ -107,7 +111,7 @@ impl Selector {
         if state.begin_wait(self.descriptor).is_ok() {
             while lockstep::is_held() {
                 state.fetch(self.descriptor, out);
-                if !out.is_empty() || is_over(&state) {
+                if !out.is_empty() || state.is_over(deadline) {
                     state.end_wait(self.descriptor, out);
                     break;
                 }
