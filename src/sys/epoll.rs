@@ -26,10 +26,15 @@ const MAX_SLEEP_MILLIS: u64 = i32::MAX as u64;
 
 /// Monotonic nanoseconds since the first call of this process.
 pub(crate) fn now() -> u64 {
+    at(Instant::now())
+}
+
+/// What [`now`] says at an instant: always the same of one. 0 before its first call.
+pub(crate) fn at(instant: Instant) -> u64 {
     static FIRST: OnceLock<Instant> = OnceLock::new();
-    let elapsed = FIRST.get_or_init(Instant::now).elapsed();
+    let since = instant.saturating_duration_since(*FIRST.get_or_init(Instant::now));
     // 2^64 ns are 584 years of uptime.
-    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Wraps the body of a thread that is about to be spawned. A real system is the same in every thread.
@@ -156,6 +161,7 @@ fn rare_bits_of(flags: epoll::EventFlags) -> Bits {
 mod tests {
     use std::os::unix::net::UnixStream;
     use std::thread;
+    use std::time::Duration;
 
     use super::super::net::tests::{pair, tcp_pair};
     use super::super::net::{recv_slice, send, shutdown_write};
@@ -300,6 +306,19 @@ mod tests {
             now() >= deadline
         });
         assert!(waits.is_some_and(|waits| waits <= 3), "{waits:?} waits");
+    }
+
+    /// What is to happen at one instant goes in the order in which it was asked for, however long that took.
+    #[test]
+    fn an_instant_is_the_same_whenever_one_asks() {
+        let before = now();
+        let instant = Instant::now();
+        let at_first = at(instant);
+        assert!((before..=now()).contains(&at_first));
+        for ahead in (0..10_000).map(Duration::from_nanos) {
+            assert_eq!(u128::from(at(instant + ahead) - at_first), ahead.as_nanos());
+        }
+        assert!(instant.checked_sub(Duration::from_secs(3600)).is_none_or(|past| at(past) == 0));
     }
 
     /// What spares a busy loop its second look at the clock.

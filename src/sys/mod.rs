@@ -9,7 +9,7 @@
 //! | name | what it promises |
 //! |---|---|
 //! | `Socket` | one owned descriptor, closed by its drop |
-//! | `now()` | monotonic nanoseconds |
+//! | `now()`, `at(instant)` | monotonic nanoseconds; of one instant a real system says the same whenever one asks |
 //! | `carry` | wraps the body of a thread to be spawned, so that a simulated world goes with it |
 //! | `Selector::register` | once per socket, for everything, edge-triggered; the current state is the first edge |
 //! | `Selector::deregister` | before the close; no later `wait` hands out the token |
@@ -106,7 +106,7 @@ mod backend {
     pub(crate) use super::connect::{apply_buffers, connect_tcp, connect_unix, connected, so_error};
     pub(crate) use super::datagram::{next_datagram, recv_datagram_slice, recv_datagram_vec};
     pub use super::epoll::Socket;
-    pub(crate) use super::epoll::{Selector, carry, now};
+    pub(crate) use super::epoll::{Selector, at, carry, now};
     pub(crate) use super::listener::{Reserve, accept, listen_tcp, listen_unix};
     pub(crate) use super::net::{
         local_addr, peek, peer_addr, recv_slice, recv_vec, reset_on_close, send, set_nodelay, shutdown_write,
@@ -119,7 +119,7 @@ mod backend {
 
 pub use backend::Socket;
 pub(crate) use backend::{
-    Bell, Reserve, Selector, Waker, accept, adopt, adopt_listener, allowed_cpus, apply_buffers, carry, connect_tcp,
+    Bell, Reserve, Selector, Waker, accept, adopt, adopt_listener, allowed_cpus, apply_buffers, at, carry, connect_tcp,
     connect_unix, connected, has_one_processor, linger_off, listen_tcp, listen_unix, local_addr, next_datagram, now,
     peek, peer_addr, pin_current_thread, recv_datagram_slice, recv_datagram_vec, recv_slice, recv_vec, reset_on_close,
     send, set_nodelay, shutdown_write, so_error,

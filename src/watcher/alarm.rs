@@ -14,7 +14,7 @@ use crate::event_loop::timers::{Armed, Timer, Timers};
 use crate::sync::Ordering;
 use crate::sys;
 use crate::watcher::batch::Item;
-use crate::watcher::op::{self, TimerId};
+use crate::watcher::op::TimerId;
 use crate::watcher::outbox::Outbox;
 use crate::watcher::shared::Shared;
 use crate::watcher::submission::Submission;
@@ -59,7 +59,7 @@ impl<C> Submitter<C> {
 
     /// As [`timer`](Self::timer), at an instant; one in the past completes at once.
     pub fn timer_at(&self, instant: Instant) -> NewTimer<'_, C> {
-        NewTimer { shared: &self.0, at: op::at(instant), id: 0 }
+        NewTimer { shared: &self.0, at: sys::at(instant), id: 0 }
     }
 
     /// Cancels a timer that was [named](NewTimer::named): it completes as [`OpError::Cancelled`], unless it has completed

@@ -9,7 +9,6 @@ use crate::event_loop::inbox::{Patience, nanos};
 use crate::sync::Ordering;
 use crate::sys::{self, StreamOptions};
 use crate::watcher::connecting::{Connect, Plan};
-use crate::watcher::op;
 use crate::watcher::shared::Shared;
 use crate::watcher::submission::Submission;
 use crate::watcher::submitter::Submitter;
@@ -154,7 +153,7 @@ impl<C> NewConnect<'_, C> {
 
     /// As [`within`](Self::within), with an instant.
     pub fn by(mut self, instant: Instant) -> Self {
-        self.plan.by = op::at(instant);
+        self.plan.by = sys::at(instant);
         self
     }
 

@@ -28,15 +28,6 @@ pub struct OpId(pub(crate) NonZeroU32);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct TimerId(pub(crate) u64);
 
-/// An instant, as the loop counts time. What is over already is over.
-pub(crate) fn at(instant: Instant) -> u64 {
-    let now = Instant::now();
-    match instant.checked_duration_since(now) {
-        Some(ahead) => sys::now().saturating_add(nanos(ahead)),
-        None => sys::now().saturating_sub(nanos(now - instant)),
-    }
-}
-
 /// Marks an [`Op`] that stands alone.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -157,7 +148,7 @@ impl<'c, C, K> Op<'c, C, K> {
     /// As [`within`](Self::within), with an instant. One in the past is fine: the operation is tried once.
     #[inline]
     pub fn by(mut self, instant: Instant) -> Self {
-        self.bounds = self.bounds.with_deadline(at(instant));
+        self.bounds = self.bounds.with_deadline(sys::at(instant));
         self
     }
 

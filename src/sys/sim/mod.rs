@@ -225,7 +225,7 @@ pub use seeds::{Ran, seeds};
 pub use socket::Socket;
 pub use world::World;
 
-pub(crate) use selector::{Bell, Selector, Waker, now};
+pub(crate) use selector::{Bell, Selector, Waker, at, now};
 pub(crate) use socket::{
     Reserve, accept, adopt, adopt_listener, apply_buffers, connect_tcp, connect_unix, connected, linger_off,
     listen_tcp, listen_unix, local_addr, next_datagram, peek, peer_addr, recv_datagram_slice, recv_datagram_vec,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::super::{Errno, Readiness};
 use super::config::Clock;
@@ -17,6 +17,14 @@ use crate::sync::thread;
 /// The virtual time of the calling thread's world, in nanoseconds.
 pub(crate) fn now() -> u64 {
     World::current().shared.lock().clock
+}
+
+/// As far ahead of that as the instant is of the present: real time and virtual time have nothing else in common.
+pub(crate) fn at(instant: Instant) -> u64 {
+    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let present = Instant::now();
+    let (ahead, over) = (instant.saturating_duration_since(present), present.saturating_duration_since(instant));
+    now().saturating_add(nanos(ahead)).saturating_sub(nanos(over))
 }
 
 /// A queue of edges.
